@@ -1,0 +1,1 @@
+"""Named data sets and weights: where they come from, their licences and checksums."""

@@ -1,0 +1,1 @@
+"""Schema and checks of the composed configuration."""

@@ -1,0 +1,1 @@
+"""Data sets as records with splits, and the batches made from them."""

@@ -1,0 +1,1 @@
+"""Representations to vectors, and the cache of frozen encoders' vectors."""

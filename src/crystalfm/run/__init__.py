@@ -1,0 +1,1 @@
+"""Train, evaluate and predict: the only room that knows Hydra and the Trainer."""
