@@ -1,0 +1,185 @@
+"""The composed configuration against the schema: every key known, every value of its type and in its range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crystalfm.config.problems import Problem, suggestion
+from crystalfm.config.schema import ENTRY_POINTS, RANGES, RESERVED_KEYS, EntryPoint
+from crystalfm.config.signatures import RUNTIME_ARGUMENTS, Setting, Signature, read_signature
+from crystalfm.config.value_types import MISSING, mismatch
+from crystalfm.contracts import MODALITIES, UserError
+
+TARGET_KEY = "_target_"
+_REQUIRES = "crystalfm.config.schema.RequiresSettings"
+_ACCEPTS = "crystalfm.config.schema.AcceptsSettings"
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """Config groups and their options, for suggestions.
+
+    Attributes:
+        options: names of the options by group.
+    """
+
+    options: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def hint(self, group: str) -> str:
+        """Return how to choose an option of a group."""
+        names = self.options.get(group, [])
+        return f"{group}=OPTION with one of: {', '.join(names)}" if names else ""
+
+
+def check_tree(task: str, tree: Tree, groups: GroupOptions | None = None) -> list[Problem]:
+    """Return every problem of a composed configuration that the schema can find.
+
+    Args:
+        task: ``train``, ``evaluate``, ``predict`` or ``generate``.
+        tree: plain containers, interpolations resolved.
+        groups: the groups on offer, for suggestions.
+    """
+    entry = ENTRY_POINTS[task]
+    checker = _Checker(entry, groups or GroupOptions())
+    return list(checker.problems(tree))
+
+
+class _Checker:
+    def __init__(self, entry: EntryPoint, groups: GroupOptions) -> None:
+        self._entry = entry
+        self._groups = groups
+
+    def problems(self, tree: Tree) -> Iterator[Problem]:
+        """Walk the whole tree."""
+        entry = self._entry
+        values = read_signature(entry.values).settings
+        nodes = (*entry.sections, *entry.targets, *entry.mappings)
+        for key in tree:
+            if key not in values and key not in nodes:
+                yield Problem(key, "unknown key", suggestion(key, [*values, *nodes, *self._extra_groups()]))
+        known = {key: value for key, value in tree.items() if key in values}
+        yield from check_settings("", known, values)
+        for key, path in entry.sections.items():
+            yield from self._section(key, tree, path)
+        for key in entry.targets:
+            if not (key in entry.optional and tree.get(key) is None):
+                yield from self._target(key, tree.get(key), key)
+        for key in entry.mappings:
+            yield from self._mapping(key, tree.get(key))
+
+    def _extra_groups(self) -> list[str]:
+        return [name for name in ("experiment", "debug") if name in self._groups.options]
+
+    def _section(self, key: str, tree: Tree, path: str) -> Iterator[Problem]:
+        node = tree.get(key)
+        if isinstance(node, dict):
+            yield from check_settings(key, node, read_signature(path).settings)
+        else:
+            yield Problem(key, "a section of keys is needed here", self._groups.hint(key))
+
+    def _mapping(self, key: str, node: Any) -> Iterator[Problem]:
+        if not isinstance(node, dict):
+            yield Problem(key, "a section of keys is needed here")
+            return
+        for name, child in node.items():
+            where = f"{key}.{name}"
+            if name not in MODALITIES:
+                yield Problem(where, "unknown modality", suggestion(str(name), MODALITIES, label="modalities"))
+            elif child is not None:
+                yield from self._target(key, child, where)
+
+    def _target(self, kind: str, node: Any, key: str) -> Iterator[Problem]:
+        group = "encoder" if kind == "encoders" else kind
+        choose = self._groups.hint(group)
+        if kind == "encoders":
+            choose = choose.replace("encoder=", f"encoder@{key}=")
+        if not isinstance(node, dict):
+            yield Problem(key, "an option of the group is needed here, not a value", f"write {choose}")
+            return
+        path = node.get(TARGET_KEY)
+        if not isinstance(path, str):
+            yield Problem(f"{key}.{TARGET_KEY}", "the node names no class", choose and f"write {choose}")
+            return
+        try:
+            signature = read_signature(path)
+        except UserError as error:
+            yield Problem(f"{key}.{TARGET_KEY}", error.message, error.remedy or "")
+            return
+        yield from self._arguments(kind, key, node, signature)
+        yield from _reserved(kind, key, node)
+
+    def _arguments(self, kind: str, key: str, node: Tree, signature: Signature) -> Iterator[Problem]:
+        reserved = RESERVED_KEYS[kind]
+        given = {name: value for name, value in node.items() if name != TARGET_KEY and name not in reserved}
+        supplied = [name for name in given if name in signature.runtime or name in RUNTIME_ARGUMENTS - {"name"}]
+        for name in supplied:
+            if name not in signature.settings:
+                yield Problem(f"{key}.{name}", "this is supplied by the run and cannot be set", "remove it")
+                del given[name]
+        names = [*signature.settings, *reserved]
+        yield from check_settings(key, given, signature.settings, names=names)
+
+
+def check_settings(
+    prefix: str, node: Tree, settings: Mapping[str, Setting], *, names: list[str] | None = None
+) -> Iterator[Problem]:
+    """Check the values of one node.
+
+    Args:
+        prefix: dotted key of the node, empty at the top.
+        node: its values.
+        settings: what it may hold.
+        names: valid names for suggestions.
+    """
+    start = f"{prefix}." if prefix else ""
+    for name, value in node.items():
+        key = f"{start}{name}"
+        if name not in settings:
+            yield Problem(key, "unknown key", suggestion(str(name), names or list(settings)))
+        elif value == MISSING:
+            yield Problem(key, "a value is needed here", f"expected {settings[name].type}: {key}=...")
+        else:
+            yield from _check_value(key, name, value, settings[name])
+    for name, setting in settings.items():
+        if setting.required and name not in node:
+            yield Problem(f"{start}{name}", "the key is missing", f"expected {setting.type}")
+
+
+def _check_value(key: str, name: str, value: Any, setting: Setting) -> Iterator[Problem]:
+    wrong = mismatch(setting.type, value)
+    if wrong:
+        yield Problem(key, *wrong)
+        return
+    bound = RANGES.get(name)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if bound is not None and is_number and not bound.holds(value):
+        yield Problem(key, f"{value} is out of range", f"use a number {bound}")
+
+
+def _reserved(kind: str, key: str, node: Tree) -> Iterator[Problem]:
+    name = node.get("name")
+    if not isinstance(name, str):
+        yield Problem(f"{key}.name", "the name of the option is missing", "write name: <file name without .yaml>")
+    if kind == "model":
+        requires = node.get("requires")
+        if isinstance(requires, dict):
+            yield from check_settings(f"{key}.requires", requires, read_signature(_REQUIRES).settings)
+            yield from _modality_names(f"{key}.requires.modalities", requires.get("modalities"))
+        else:
+            yield Problem(f"{key}.requires", "what the model needs is missing", "write requires: {modalities: [...]}")
+    if kind == "encoders":
+        kept = {name: node[name] for name in RESERVED_KEYS[kind] if name in node}
+        yield from check_settings(key, kept, read_signature(_ACCEPTS).settings)
+        yield from _modality_names(f"{key}.accepts", node.get("accepts"))
+
+
+def _modality_names(key: str, names: Any) -> Iterator[Problem]:
+    for name in names if isinstance(names, list) else []:
+        if name not in MODALITIES:
+            yield Problem(key, f"unknown modality '{name}'", suggestion(str(name), MODALITIES, label="modalities"))
+
+

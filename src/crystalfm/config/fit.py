@@ -1,0 +1,209 @@
+"""Whether data, model, encoders, files and devices of a checked tree go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from crystalfm.config import devices
+from crystalfm.config.build import (
+    TARGET_KEY,
+    data_spec,
+    modality_problems,
+    usable_modalities,
+)
+from crystalfm.config.location import conf_folder
+from crystalfm.config.problems import Problem, nearest, suggestion
+from crystalfm.config.signatures import read_signature
+from crystalfm.config.value_types import MISSING
+from crystalfm.contracts import MODALITIES, DataSpec, UserError
+from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
+
+Tree = Mapping[str, Any]
+Groups = Mapping[str, list[str]]
+
+
+def check_fit(task: str, tree: Tree, groups: Groups, *, broken: set[str]) -> list[Problem]:
+    """Return the problems between parts of the configuration.
+
+    Args:
+        task: ``train``, ``evaluate``, ``predict`` or ``generate``.
+        tree: plain containers.
+        groups: options of every config group.
+        broken: keys with a problem already; what depends on them is not checked.
+    """
+    problems = list(_files(task, tree))
+    if isinstance(tree.get("trainer"), dict) and not _below("trainer", broken):
+        problems += _device(tree["trainer"])
+    for key, settings in (("optimizer", OptimizerSettings), ("scheduler", SchedulerSettings)):
+        if key in tree and not _below(key, broken):
+            problems += _settings(key, settings, tree[key])
+    if task == "train":
+        problems += _baselines(tree, groups)
+        problems += _encoders(tree, broken)
+    if isinstance(tree.get("data"), dict) and not _below("data", broken):
+        problems += _data(tree, groups, broken)
+    return problems
+
+
+def _below(key: str, broken: set[str]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in broken)
+
+
+def _settings(key: str, settings: type[Any], node: Tree) -> Iterator[Problem]:
+    try:
+        settings(**node)
+    except UserError as error:
+        name = error.message.split("=")[0].split()[0]
+        yield Problem(name if name.startswith(f"{key}.") else key, error.message, error.remedy or "")
+
+
+def _files(task: str, tree: Tree) -> Iterator[Problem]:
+    paths = tree.get("paths")
+    mirror = paths.get("mirror") if isinstance(paths, dict) else None
+    if isinstance(mirror, str) and not Path(mirror).expanduser().is_dir():
+        yield Problem(
+            "paths.mirror",
+            f"the mirror {mirror} is not a folder",
+            "give a folder that exists, or paths.mirror=null (it may come from CRYSTALFM_MIRROR)",
+        )
+    ckpt = tree.get("ckpt")
+    resumes_newest = task == "train" and ckpt == "auto"
+    if isinstance(ckpt, str) and ckpt != MISSING and not resumes_newest and not Path(ckpt).expanduser().exists():
+        yield Problem("ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file")
+    data = tree.get("data")
+    for name in ("path", "split_file"):
+        value = data.get(name) if isinstance(data, dict) else None
+        if isinstance(value, str) and value != MISSING and not Path(value).expanduser().exists():
+            yield Problem(f"data.{name}", f"{value}: no such file or folder", _near_path(value))
+
+
+def _near_path(path: str) -> str:
+    """Suggest a neighbour in the first folder of the path that exists."""
+    wanted = Path(path).expanduser()
+    for child, parent in zip([wanted, *wanted.parents], wanted.parents, strict=False):
+        if parent.is_dir():
+            near = nearest(child.name, (item.name for item in parent.iterdir()))
+            return f"did you mean '{parent / near}'?" if near else ""
+    return ""
+
+
+def _device(trainer: Tree) -> Iterator[Problem]:
+    accelerator = trainer["accelerator"]
+    yield from _accelerator("trainer.accelerator", accelerator)
+    wanted = trainer["devices"]
+    count = len(wanted) if isinstance(wanted, list) else wanted
+    present = devices.num_cuda_devices() if accelerator in {"gpu", "cuda"} else None
+    if present and isinstance(count, int) and count > present:
+        yield Problem("trainer.devices", f"{count} GPUs asked for, this process sees {present}", "ask for fewer")
+    if isinstance(count, int) and count < 1 and count != -1:
+        yield Problem("trainer.devices", f"{wanted} devices", "use a number at least 1, a list of numbers, or auto")
+
+
+def _accelerator(key: str, accelerator: str) -> Iterator[Problem]:
+    if accelerator == "mps" and not devices.has_mps():
+        yield Problem(key, "mps needs a Mac with Apple's GPU", "use auto or cpu")
+    if accelerator in {"gpu", "cuda"}:
+        mps = accelerator == "gpu" and devices.has_mps()
+        if not mps and devices.num_cuda_devices() == 0:
+            yield Problem(
+                key,
+                f"{accelerator} is asked for, but this process sees no GPU",
+                "use auto or cpu (trainer=cpu), or check CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)",
+            )
+        elif not mps and devices.torch_is_cpu_only():
+            yield Problem(key, "the installed PyTorch is a CPU build", "install a CUDA build of torch, or use cpu")
+
+
+def _baselines(tree: Tree, groups: Groups) -> Iterator[Problem]:
+    models = groups.get("model", [])
+    names = tree.get("baselines")
+    for name in names if isinstance(names, list) else []:
+        if name not in models:
+            yield Problem("baselines", f"there is no model '{name}'", suggestion(str(name), models))
+
+
+def _encoders(tree: Tree, broken: set[str]) -> Iterator[Problem]:
+    encoders = tree.get("encoders")
+    for modality, node in encoders.items() if isinstance(encoders, dict) else ():
+        key = f"encoders.{modality}"
+        if isinstance(node, dict) and not _below(key, broken) and modality not in node["accepts"]:
+            fitting = [name for name, accepted in _encoder_options().items() if modality in accepted]
+            yield Problem(
+                key,
+                f"the encoder '{node['name']}' cannot encode {modality} (it takes: {', '.join(node['accepts'])})",
+                f"encoder@{key}=OPTION with one of: {', '.join(fitting)}",
+            )
+
+
+def _encoder_options() -> dict[str, list[str]]:
+    options = {}
+    for path in sorted((conf_folder() / "encoder").glob("*.yaml")):
+        node = OmegaConf.load(path)
+        options[path.stem] = [str(name) for name in OmegaConf.select(node, "accepts") or []]
+    return options
+
+
+def _data(tree: Tree, groups: Groups, broken: set[str]) -> Iterator[Problem]:
+    try:
+        spec = data_spec(tree["data"])
+    except UserError as error:
+        yield Problem(_key_in(error.message, "data"), error.message, error.remedy or "")
+        return
+    targets = tree["data"].get("targets")
+    unknown = [name for name in targets or () if name not in {target.name for target in spec.targets}]
+    for name in unknown:
+        yield Problem(
+            "data.targets",
+            f"data set '{spec.name}' has no target '{name}'",
+            suggestion(name, [target.name for target in spec.targets], label="targets"),
+        )
+    if "model" in tree and not any(_below(key, broken) for key in ("model", "modalities", "encoders")):
+        yield from _modalities(tree, spec, groups)
+
+
+def _key_in(message: str, prefix: str) -> str:
+    first = message.split("=")[0].split()[0]
+    return first if first.startswith(f"{prefix}.") else prefix
+
+
+def _modalities(tree: Tree, spec: DataSpec, groups: Groups) -> Iterator[Problem]:
+    asked = tree["modalities"]
+    usable = usable_modalities(tree["model"], tree["encoders"], spec)
+    unknown = [name for name in asked if name not in MODALITIES] if asked != "auto" else []
+    for name in unknown:
+        yield Problem("modalities", f"unknown modality '{name}'", suggestion(name, MODALITIES, label="modalities"))
+    if unknown:
+        return
+    chosen = usable if asked == "auto" else list(asked)
+    found = modality_problems(tree, spec, chosen)
+    if found:
+        remedies = [f"modalities that fit: {', '.join(usable) or 'none'}"]
+        for name in chosen:
+            if name not in spec.modalities:
+                providers = _providers(name, groups)
+                remedies.append(f"data sets with {name}: {', '.join(providers) or 'none yet'}")
+        yield Problem("modalities", "; ".join(found), "; ".join(remedies))
+
+
+def _providers(modality: str, groups: Groups) -> list[str]:
+    """Return the data sets that have a modality, with the setting it takes."""
+    field = MODALITIES[modality].source_field
+    found = []
+    for name in groups.get("data", []):
+        path = conf_folder() / "data" / f"{name}.yaml"
+        node: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+        settings = read_signature(node[TARGET_KEY]).settings if TARGET_KEY in node else {}
+        if f"{field}_column" in settings:
+            found.append(f"{name} (data={name} data.{field}_column=...)")
+            continue
+        try:
+            provides = data_spec(node).modalities if TARGET_KEY in node else ()
+        except UserError:
+            provides = ()
+        if modality in provides:
+            found.append(f"{name} (data={name})")
+    return found

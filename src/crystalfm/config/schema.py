@@ -1,0 +1,342 @@
+"""What each entry point's configuration consists of: typed values, typed sections, and nodes that name a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long, where and how precisely to train; most names are those of Lightning's Trainer.
+
+    Attributes:
+        accelerator: device kind; ``auto`` takes what is there.
+        devices: number of devices, list of device numbers, or ``auto`` for all.
+        num_nodes: machines that train together.
+        strategy: ``auto`` or data-parallel over several devices.
+        precision: ``auto`` is ``bf16-mixed`` where the hardware has it, else ``32-true``.
+        max_epochs: passes over the training rows.
+        max_steps: optimizer steps; -1 for no limit.
+        max_minutes: wall time; ``None`` for no limit.
+        accumulate_grad_batches: batches whose gradients are added before a step.
+        gradient_clip_val: largest norm of the gradient; ``None`` for no limit.
+        val_check_interval: validations as a share of the epoch, or a number of batches.
+        check_val_every_n_epoch: epochs between validations.
+        limit_train_batches: number or share of the training batches; ``None`` for all.
+        limit_val_batches: the same for validation.
+        limit_test_batches: the same for test.
+        overfit_batches: train and validate on these batches only; 0 for off.
+        num_sanity_val_steps: validation batches before training.
+        log_every_n_steps: steps between rows of ``metrics.csv``.
+        deterministic: refuse operations whose result varies.
+        detect_anomaly: find the operation that makes a NaN (slow).
+        profiler: Lightning's profiler.
+        compile: compile the network in place.
+        num_threads: CPU threads; ``None`` for torch's own choice.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int | list[int] | Literal["auto"] = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "auto"
+    max_epochs: int = 30
+    max_steps: int = -1
+    max_minutes: float | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = 1.0
+    val_check_interval: int | float = 1.0
+    check_val_every_n_epoch: int = 1
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    overfit_batches: int | float = 0
+    num_sanity_val_steps: int = 0
+    log_every_n_steps: int = 50
+    deterministic: bool | Literal["warn"] = False
+    detect_anomaly: bool = False
+    profiler: Literal["simple", "advanced"] | None = None
+    compile: bool = False
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class PathsSettings:
+    """Folders.
+
+    Attributes:
+        runs: folder of the run folders.
+        cache: downloads and cached vectors.
+        mirror: folder with data sets and weights, used in place; ``None`` for none.
+        offline: never use the network.
+    """
+
+    runs: str = "runs"
+    cache: str = "~/.cache/crystalfm"
+    mirror: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class CallbackSettings:
+    """What happens around the training loop.
+
+    Attributes:
+        early_stopping_patience: validations without a lower ``val/loss`` before training stops; ``None`` for never.
+        checkpoint_every_n_steps: optimizer steps between resumable states within an epoch.
+        save_top_k: checkpoints with the lowest ``val/loss`` to keep.
+        ema_decay: decay of an exponential moving average of the weights; ``None`` for off.
+        progress_bar: show progress.
+        stop_on_nan: stop at a loss that is not a number.
+    """
+
+    early_stopping_patience: int | None = None
+    checkpoint_every_n_steps: int | None = None
+    save_top_k: int = 1
+    ema_decay: float | None = None
+    progress_bar: bool = True
+    stop_on_nan: bool = True
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """Where metrics are logged.
+
+    Attributes:
+        csv: ``metrics.csv`` in the run folder.
+        tensorboard: TensorBoard event files in the run folder.
+    """
+
+    csv: bool = True
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Top-level values of ``train.yaml``.
+
+    Attributes:
+        seed: seed of every random number.
+        modalities: ``auto`` or a list of modality names.
+        name: name of the run.
+        baselines: models fitted on the same rows at the end.
+        ckpt: run folder or file to go on from, or ``auto``.
+        max_rejected_fraction: share of unusable rows above which the run stops.
+    """
+
+    name: str
+    seed: int = 42
+    modalities: list[str] | Literal["auto"] = "auto"
+    baselines: list[str] = field(default_factory=list)
+    ckpt: str | None = None
+    max_rejected_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Top-level values of ``evaluate.yaml``.
+
+    Attributes:
+        ckpt: run folder or checkpoint file.
+        name: name of the evaluation's folder.
+        split: rows to score.
+        max_rejected_fraction: share of unusable rows above which the evaluation stops.
+    """
+
+    ckpt: str
+    name: str
+    split: Literal["train", "val", "test", "all"] = "test"
+    max_rejected_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Top-level values of ``predict.yaml``.
+
+    Attributes:
+        ckpt: run folder or checkpoint file.
+        input: SMILES, file of SMILES, or table.
+        output: CSV to write.
+        smiles_column: column of the SMILES in a table.
+        id_column: column of the ids; ``None`` for row numbers.
+        description_column: column of the descriptions.
+        max_rejected_fraction: share of unusable rows above which the exit code is 2.
+    """
+
+    ckpt: str
+    input: str
+    output: str | None = None
+    smiles_column: str = "smiles"
+    id_column: str | None = None
+    description_column: str | None = None
+    max_rejected_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Top-level values of ``generate.yaml``.
+
+    Attributes:
+        name: name of the run's folder.
+        ckpt: run folder or checkpoint file of a generator.
+        seed: seed of the sampling.
+    """
+
+    name: str
+    ckpt: str | None = None
+    seed: int = 42
+
+
+_HERE = "crystalfm.config.schema"
+_SECTIONS: Mapping[str, str] = {
+    "optimizer": "crystalfm.models.settings.OptimizerSettings",
+    "scheduler": "crystalfm.models.settings.SchedulerSettings",
+    "trainer": f"{_HERE}.TrainerSettings",
+    "callbacks": f"{_HERE}.CallbackSettings",
+    "logger": f"{_HERE}.LoggerSettings",
+    "paths": f"{_HERE}.PathsSettings",
+}
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """What the configuration of one command consists of.
+
+    Attributes:
+        name: name of the command and of its YAML file.
+        values: dotted path of the dataclass of the top-level values.
+        sections: dataclass of each section.
+        targets: keys of nodes with a ``_target_``.
+        mappings: keys that hold one ``_target_`` node a modality.
+        optional: keys among ``targets`` that may be null.
+    """
+
+    name: str
+    values: str
+    sections: Mapping[str, str]
+    targets: tuple[str, ...] = ()
+    mappings: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+ENTRY_POINTS: Mapping[str, EntryPoint] = {
+    entry.name: entry
+    for entry in (
+        EntryPoint("train", f"{_HERE}.TrainSettings", _SECTIONS, ("data", "model", "llm"), ("encoders",)),
+        EntryPoint(
+            "evaluate",
+            f"{_HERE}.EvaluateSettings",
+            {key: _SECTIONS[key] for key in ("trainer", "paths")},
+            targets=("data",),
+            optional=("data",),
+        ),
+        EntryPoint(
+            "predict", f"{_HERE}.PredictSettings", {key: _SECTIONS[key] for key in ("trainer", "paths")}
+        ),
+        EntryPoint("generate", f"{_HERE}.GenerateSettings", {"paths": _SECTIONS["paths"]}),
+    )
+}
+"""Every command that reads a configuration."""
+
+RESERVED_KEYS: Mapping[str, tuple[str, ...]] = {
+    "data": ("name",),
+    "model": ("name", "requires"),
+    "llm": ("name",),
+    "encoders": ("name", "accepts"),
+}
+"""Keys of a ``_target_`` node that are not arguments of its class: its option's name, and what it goes with."""
+
+
+@dataclass(frozen=True)
+class RequiresSettings:
+    """Key ``requires`` of a model: what it needs of data and encoders.
+
+    Attributes:
+        modalities: modalities it can use.
+        min_modalities: how many it needs.
+        max_modalities: how many it takes; ``None`` for any number.
+    """
+
+    modalities: list[str]
+    min_modalities: int = 1
+    max_modalities: int | None = None
+
+
+@dataclass(frozen=True)
+class AcceptsSettings:
+    """Reserved keys of an encoder.
+
+    Attributes:
+        name: name of the option.
+        accepts: modalities it can encode.
+    """
+
+    name: str
+    accepts: list[str]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Range of a number.
+
+    Attributes:
+        low: smallest value.
+        high: largest value, or ``None``.
+        low_open: whether ``low`` itself is refused.
+        high_open: whether ``high`` itself is refused.
+        also: value allowed besides.
+    """
+
+    low: float
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    also: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Say whether ``value`` is inside."""
+        if self.also is not None and value == self.also:
+            return True
+        above = value > self.low if self.low_open else value >= self.low
+        if self.high is None:
+            return above
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        text = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        if self.high is not None:
+            text += f" and {'below' if self.high_open else 'at most'} {self.high:g}"
+        return text if self.also is None else f"{text}, or {self.also:g}"
+
+
+_COUNT = Bound(1)
+_NOT_NEGATIVE = Bound(0)
+_SHARE = Bound(0, 1)
+_RATE = Bound(0, 1, high_open=True)
+_PART = Bound(0, 1, low_open=True, high_open=True)
+_POSITIVE = Bound(0, low_open=True)
+
+RANGES: Mapping[str, Bound] = {
+    **dict.fromkeys(
+        (
+            *("width", "num_layers", "num_heads", "num_bits", "max_length", "batch_size", "eval_batch_size", "limit"),
+            *("num_nodes", "num_threads", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
+            *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
+        ),
+        _COUNT,
+    ),
+    **dict.fromkeys(
+        ("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(("seed", "split_seed", "overfit_batches"), _NOT_NEGATIVE),
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), _NOT_NEGATIVE),
+    **dict.fromkeys(("dropout", "modality_dropout", "lora_dropout", "momentum"), _RATE),
+    **dict.fromkeys(("test_fraction", "val_fraction", "ema_decay"), _PART),
+    **dict.fromkeys(("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval"), _POSITIVE),
+    **dict.fromkeys(("max_epochs", "max_steps"), Bound(1, also=-1)),
+    "max_rejected_fraction": _SHARE,
+}
+"""Range of numbers, by the last part of their key."""

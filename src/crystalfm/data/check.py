@@ -1,0 +1,266 @@
+"""``crystalfm data check``: what training would make of a table, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalfm.chem.molecules import canonicalize
+from crystalfm.chem.representations import modality_values
+from crystalfm.contracts import DataSpec, TargetSpec, UserError
+from crystalfm.data.table import TableColumns, is_missing_number, table_from_frame
+from crystalfm.data.tabular import read_columns, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from crystalfm.data.records import RecordTable, Rejection
+
+_NUM_GUESS_ROWS = 200
+"""Rows looked at when a column's meaning is guessed."""
+
+_NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """One target over the accepted rows.
+
+    Attributes:
+        name: column.
+        known: rows with a number.
+        missing: rows without.
+        lowest: smallest value (NaN where none is known), in the column's own unit.
+        mean: mean value.
+        highest: largest value.
+    """
+
+    name: str
+    known: int
+    missing: int
+    lowest: float
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class ModalitySummary:
+    """For how many accepted rows a modality can be made.
+
+    Attributes:
+        name: modality.
+        available: rows that have it.
+        impossible: rows that would be rejected when it is chosen, with the reason.
+    """
+
+    name: str
+    available: int
+    impossible: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What training would use and reject.
+
+    Attributes:
+        path: the table.
+        columns: meaning of its columns, given or guessed.
+        num_rows: rows of the file.
+        table: the accepted rows.
+        targets: summary of each target.
+        modalities: summary of each modality the fields can provide.
+        num_molecules: different molecules among the accepted rows.
+        command: command that trains on this table.
+    """
+
+    path: Path
+    columns: TableColumns
+    num_rows: int
+    table: RecordTable
+    targets: tuple[TargetSummary, ...]
+    modalities: tuple[ModalitySummary, ...]
+    num_molecules: int
+    command: str
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """Rows that training would reject, whatever the modalities."""
+        return self.table.rejected
+
+    @property
+    def rejected_fraction(self) -> float:
+        """Rejected part of all rows; training stops above ``max_rejected_fraction``."""
+        return len(self.rejected) / self.num_rows
+
+    @property
+    def reasons(self) -> dict[str, list[Rejection]]:
+        """Rejected rows by the kind of reason, the most frequent first."""
+        kinds: dict[str, list[Rejection]] = {}
+        for item in self.rejected:
+            kinds.setdefault(item.reason.split(":")[0], []).append(item)
+        return dict(sorted(kinds.items(), key=lambda pair: -len(pair[1])))
+
+
+def check_table(
+    path: Path | str,
+    *,
+    smiles_column: str | None = None,
+    targets: Sequence[str] | None = None,
+    id_column: str | None = None,
+    description_column: str | None = None,
+) -> CheckReport:
+    """Read a table as ``data=csv`` would, and report on all of it.
+
+    Args:
+        path: CSV, TSV or Parquet file.
+        smiles_column: column of SMILES strings; guessed from names and content when ``None``.
+        targets: columns to learn; every numeric column when ``None``.
+        id_column: column of identifiers, or ``None`` for row numbers.
+        description_column: column of texts, or ``None``.
+
+    Raises:
+        UserError: the file is unreadable, a column is missing or cannot be guessed, or ids are repeated.
+    """
+    path = Path(path).expanduser()
+    columns = _columns(path, smiles_column, targets, id_column, description_column)
+    frame = read_text(path, columns.names)
+    fields = ("smiles", "description") if columns.description else ("smiles",)
+    specs = tuple(TargetSpec(name, "1") for name in columns.targets)
+    spec = DataSpec("csv", fields, specs, columns.targets)
+    table = table_from_frame(frame, columns, spec)
+    return CheckReport(
+        path=path,
+        columns=columns,
+        num_rows=len(frame),
+        table=table,
+        targets=tuple(_target_summary(table, index) for index in range(len(specs))),
+        modalities=tuple(_modality_summary(table, name) for name in spec.modalities),
+        num_molecules=len(np.unique(table.groups)),
+        command=_command(path, columns),
+    )
+
+
+def render(report: CheckReport) -> RenderableType:
+    """Return the report for a rich console."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    accepted = len(report.table)
+    head = (
+        f"[bold]{escape(str(report.path))}[/bold]: {report.num_rows} rows, {accepted} accepted, "
+        f"{len(report.rejected)} rejected ({report.rejected_fraction:.2%})\n"
+        f"SMILES in column '{escape(report.columns.smiles)}'; {report.num_molecules} different molecules"
+        + (f" ({accepted - report.num_molecules} repeated rows)" if accepted > report.num_molecules else "")
+    )
+    rejected = Table("rows", "reason", "for example", title="Rejected", title_justify="left")
+    for kind, items in report.reasons.items():
+        rejected.add_row(str(len(items)), escape(kind), escape(_examples(items)))
+    targets = Table("target", "known", "missing", "lowest", "mean", "highest", title="Targets", title_justify="left")
+    for t in report.targets:
+        numbers = (f"{value:.6g}" for value in (t.lowest, t.mean, t.highest))
+        targets.add_row(escape(t.name), str(t.known), str(t.missing), *numbers)
+    modalities = Table("modality", "rows", "cannot be made", title="Modalities", title_justify="left")
+    for m in report.modalities:
+        modalities.add_row(m.name, str(m.available), escape(_examples(m.impossible)) or "-")
+    parts: list[RenderableType] = [head]
+    parts += [rejected] if report.rejected else []
+    parts += [targets, modalities, f"Train on it with\n  {escape(report.command)}"]
+    return Group(*parts)
+
+
+def _columns(
+    path: Path,
+    smiles: str | None,
+    targets: Sequence[str] | None,
+    id_: str | None,
+    description: str | None,
+) -> TableColumns:
+    """Return the meaning of the columns, guessing what was not given."""
+    there = read_columns(path)
+    given = [name for name in (smiles, id_, description, *(targets or ())) if name is not None]
+    sample = read_text(path, [*there, *given]).head(_NUM_GUESS_ROWS)
+    texts = {name: sample[name].tolist() for name in there}
+    if smiles is None:
+        smiles = _guess_smiles({name: column for name, column in texts.items() if name not in given})
+    if targets is None:
+        others = {name: column for name, column in texts.items() if name not in {smiles, id_, description}}
+        targets = [name for name, column in others.items() if _is_numeric(column)]
+    if smiles is None or not targets:
+        what, key = ("SMILES", "smiles-column") if smiles is None else ("numbers", "targets")
+        raise UserError(
+            f"{path}: no column looks like {what}",
+            remedy=f"name it with --{key}; columns: {', '.join(there)}",
+        )
+    return TableColumns(smiles, tuple(targets), id_, description)
+
+
+def _guess_smiles(columns: dict[str, list[str | None]]) -> str | None:
+    """Return the column called SMILES in any case, else the first whose text is mostly molecules with carbon."""
+    named = [name for name in columns if "smiles" in name.lower()]
+    if named:
+        return min(named, key=len)
+    for name, values in columns.items():
+        texts = [text for text in values if text is not None and "c" in text.lower()]
+        bad = canonicalize(texts)[1]
+        if texts and len(texts) >= len(values) / 2 and len(bad) < len(texts) / 10:
+            return name
+    return None
+
+
+def _is_numeric(values: Sequence[str | None]) -> bool:
+    """Say whether a column holds numbers, a tenth of other things allowed."""
+    known = [text for text in values if not is_missing_number(text)]
+    return bool(known) and sum(map(_is_number, known)) >= 0.9 * len(known)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and np.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _target_summary(table: RecordTable, index: int) -> TargetSummary:
+    values = table.targets[:, index]
+    known = values[~np.isnan(values)]
+    lowest, mean, highest = (known.min(), known.mean(), known.max()) if len(known) else (np.nan,) * 3
+    return TargetSummary(
+        name=table.target_specs[index].name,
+        known=len(known),
+        missing=len(values) - len(known),
+        lowest=float(lowest),
+        mean=float(mean),
+        highest=float(highest),
+    )
+
+
+def _modality_summary(table: RecordTable, modality: str) -> ModalitySummary:
+    values, problems = modality_values(modality, table.fields)
+    available = sum(value is not None for value in values)
+    return ModalitySummary(modality, available, tuple(table.without(problems).rejected[len(table.rejected) :]))
+
+
+def _examples(items: Sequence[Rejection]) -> str:
+    """Return the first few rows and how many more there are, on one line."""
+    shown = "; ".join(f"{item.id}: {item.value or item.reason}" for item in items[:_NUM_EXAMPLES])
+    more = len(items) - _NUM_EXAMPLES
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _command(path: Path, columns: TableColumns) -> str:
+    """Return a command line, quoted for a shell, that trains on the table."""
+    import shlex
+
+    settings = [f"data.path={path}"]
+    if columns.smiles != "smiles":
+        settings.append(f"data.smiles_column={columns.smiles}")
+    settings.append(f"data.targets=[{','.join(columns.targets)}]")
+    for key, name in (("id_column", columns.id), ("description_column", columns.description)):
+        settings += [f"data.{key}={name}"] if name is not None else []
+    return shlex.join(["crystalfm", "train", "data=csv", *settings])

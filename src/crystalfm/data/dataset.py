@@ -1,0 +1,114 @@
+"""What a data set is: settings in, records out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalfm.contracts import DataSpec, TargetSpec, UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from crystalfm.assets.store import AssetStore
+    from crystalfm.data.records import RecordTable
+
+
+class Dataset(ABC):
+    """Base of all data sets and the settings they share.
+
+    A subclass lists these settings among its own keyword arguments (the config check reads them there) and
+    implements ``spec`` and ``load``. Splits and batches are made by others from the settings kept here.
+
+    Args:
+        store: where assets come from; ``None`` when only the specification is wanted.
+        seed: the run's seed, which draws subset and split where ``split_seed`` is not set.
+        targets: names of the targets to learn, or ``None`` for the specification's default.
+        limit: use this many rows, drawn at random, or ``None`` for all.
+        batch_size: training rows a batch.
+        eval_batch_size: rows a batch in validation, test and prediction.
+        split_file: split file of another run, or ``None`` to draw a split.
+        test_fraction: part of the rows that is tested on.
+        val_fraction: part of the remaining rows that is validated on.
+        split_seed: seed of subset and split, or ``None`` for the run's seed.
+        num_workers: loader processes.
+        bucket_by_length: put rows of similar length into the same batch.
+
+    Raises:
+        UserError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AssetStore | None,
+        seed: int,
+        targets: list[str] | None,
+        limit: int | None,
+        batch_size: int,
+        eval_batch_size: int,
+        split_file: str | None,
+        test_fraction: float,
+        val_fraction: float,
+        split_seed: int | None,
+        num_workers: int,
+        bucket_by_length: bool,
+    ) -> None:
+        at_least = {
+            "limit": (limit, 1),
+            "batch_size": (batch_size, 1),
+            "eval_batch_size": (eval_batch_size, 1),
+        }
+        at_least |= {"num_workers": (num_workers, 0), "split_seed": (split_seed, 0)}
+        for key, (value, least) in at_least.items():
+            if value is not None and value < least:
+                raise UserError(f"data.{key}={value} is too small", remedy=f"it must be at least {least}")
+        if targets is not None and (not targets or len(set(targets)) < len(targets)):
+            problem = "names a target twice" if targets else "is empty"
+            raise UserError(f"data.targets={targets} {problem}", remedy="list each target once")
+        self.store = store
+        self.seed = seed
+        self.targets = targets
+        self.limit = limit
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.split_file = split_file
+        self.test_fraction = test_fraction
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.bucket_by_length = bucket_by_length
+
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """Say what the data set provides, without reading its rows."""
+
+    @abstractmethod
+    def load(self) -> RecordTable:
+        """Read the records.
+
+        Raises:
+            UserError: the data are missing or unreadable, or a target is unknown.
+        """
+
+    def selected_targets(self) -> tuple[TargetSpec, ...]:
+        """Return the targets to learn.
+
+        Raises:
+            UserError: a name in ``targets`` is unknown.
+        """
+        spec = self.spec()
+        return spec.select_targets(spec.default_targets if self.targets is None else self.targets)
+
+    def subset(self, num_rows: int) -> NDArray[np.int64]:
+        """Return the rows that ``limit`` leaves, drawn at random, ascending.
+
+        For the same seed a smaller limit gives a part of a larger limit's rows.
+        """
+        if self.limit is None or self.limit >= num_rows:
+            return np.arange(num_rows, dtype=np.int64)
+        seed = self.seed if self.split_seed is None else self.split_seed
+        order = np.random.default_rng([seed, num_rows]).permutation(num_rows)
+        return np.sort(order[: self.limit]).astype(np.int64)

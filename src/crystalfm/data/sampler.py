@@ -1,0 +1,175 @@
+"""Batch samplers: an order that depends on seed and epoch alone, and one that sees every row once."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.utils.data import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+_BUCKET_STEPS = 50
+"""Steps whose rows are sorted by length together: long enough to cut padding, short enough to stay random."""
+
+
+class ResumableBatchSampler(Sampler[list[int]]):
+    """Shuffled batches whose order depends on (seed, epoch) alone, so that training can resume in mid-epoch.
+
+    With ``lengths``, rows of similar length share a batch: the shuffled rows are sorted by length within
+    windows of fifty steps and the steps of the epoch are shuffled again. All ranks get the same number of
+    batches and, at the same step, rows of similar length. Every row comes once an epoch; only when the rows
+    of the last step are fewer than the ranks are some of them repeated.
+
+    ``__iter__`` is lazy: the epoch and ``start_batch`` count when the first batch is asked for, not when the
+    iterator is made. A loader with workers asks while its iterator is being made.
+
+    Args:
+        rows: (N,) rows of the table to draw.
+        batch_size: rows a batch and rank; the last ones of an epoch may be smaller.
+        seed: seed of the order.
+        lengths: (N,) cost of each of ``rows``, or ``None`` for a plain shuffle.
+        num_replicas: number of ranks that share the rows.
+        rank: this process's rank.
+        reshuffle: false for the order of epoch 0 in every epoch (to overfit on the same batches).
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        lengths: NDArray[np.int64] | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+        reshuffle: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if lengths is not None and len(lengths) != len(rows):
+            raise ValueError(f"{len(lengths)} lengths for {len(rows)} rows")
+        self._rows = np.asarray(rows, dtype=np.int64)
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._num_replicas = num_replicas
+        self._rank = rank
+        self.reshuffle = reshuffle
+        self._epoch = 0
+        self._start_batch = 0
+
+    @property
+    def sampler(self) -> ResumableBatchSampler:
+        """This object: at each epoch Lightning calls ``set_epoch`` on a batch sampler's ``sampler``."""
+        return self
+
+    @property
+    def epoch(self) -> int:
+        """Epoch whose order the next iterator follows."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; a ``start_batch`` set for another epoch is forgotten."""
+        if epoch != self._epoch:
+            self._start_batch = 0
+        self._epoch = epoch
+
+    @property
+    def start_batch(self) -> int:
+        """Batches of the current epoch that are skipped because they were seen before the interruption."""
+        return self._start_batch
+
+    @start_batch.setter
+    def start_batch(self, value: int) -> None:
+        if not 0 <= value <= len(self):
+            raise ValueError(f"start_batch={value} is not in [0, {len(self)}]")
+        self._start_batch = value
+
+    def shard(self, num_replicas: int, rank: int) -> None:
+        """Share the rows among ``num_replicas`` ranks, of which this process is ``rank``."""
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank {rank} is not in [0, {num_replicas})")
+        self._num_replicas, self._rank = num_replicas, rank
+
+    def __len__(self) -> int:
+        """Batches a whole epoch has on each rank, wherever iteration starts."""
+        return ceil(len(self._rows) / (self._batch_size * self._num_replicas))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        steps = self._steps()
+        yield from (step[self._rank].tolist() for step in steps[self._start_batch :])
+
+    def _steps(self) -> list[list[NDArray[np.int64]]]:
+        """Return the batches of all ranks for each step of the current epoch."""
+        epoch = self._epoch if self.reshuffle else 0
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._rows))
+        if self._lengths is None:
+            return self._cut(order)
+        window = _BUCKET_STEPS * self._batch_size * self._num_replicas
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            order[start : start + window] = part[np.argsort(self._lengths[part], kind="stable")]
+        steps = self._cut(order)
+        return [steps[step] for step in generator.permutation(len(steps))]
+
+    def _cut(self, order: NDArray[np.int64]) -> list[list[NDArray[np.int64]]]:
+        """Cut an order into steps of ``num_replicas`` batches; the last step is shared out evenly."""
+        rows = self._rows[order]
+        size, ranks = self._batch_size, self._num_replicas
+        num_full = len(rows) // (size * ranks)
+        full = rows[: num_full * size * ranks].reshape(num_full, ranks, size)
+        steps = [list(step) for step in full]
+        rest = rows[num_full * size * ranks :]
+        if len(rest):
+            steps.append(np.array_split(np.resize(rest, max(len(rest), ranks)), ranks))
+        return steps
+
+
+class EvalBatchSampler(Sampler[list[int]]):
+    """Every row exactly once over all ranks, in a fixed order.
+
+    The ranks get equally many batches whenever there are at least as many rows as batches of all ranks
+    together; with fewer rows some ranks get fewer, and nothing is repeated.
+
+    Args:
+        rows: (N,) rows of the table.
+        batch_size: largest number of rows of a batch.
+        lengths: (N,) cost of each of ``rows``: sorts them, longest first, to cut padding; or ``None``.
+        num_replicas: number of ranks that share the rows.
+        rank: this process's rank.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int,
+        lengths: NDArray[np.int64] | None = None,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank {rank} is not in [0, {num_replicas})")
+        ordered = np.asarray(rows, dtype=np.int64)
+        if lengths is not None:
+            ordered = ordered[np.argsort(-lengths, kind="stable")]
+        if num_replicas == 1:
+            batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+        else:
+            num_steps = ceil(len(ordered) / (batch_size * num_replicas))
+            batches = np.array_split(ordered, num_steps * num_replicas) if num_steps else []
+        self._batches = [batch.tolist() for batch in batches[rank::num_replicas] if len(batch)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)

@@ -1,0 +1,255 @@
+"""``data=csv``: a user's own table of molecules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalfm.chem.molecules import canonicalize
+from crystalfm.contracts import DataSpec, TargetSpec, UserError
+from crystalfm.data.dataset import Dataset
+from crystalfm.data.records import RecordTable, Rejection, group_numbers
+from crystalfm.data.tabular import read_text, require_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from crystalfm.assets.store import AssetStore
+
+_MISSING_NUMBERS = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
+"""Spellings of a missing number, in lower case."""
+
+_NUM_IDS_SHOWN = 5
+
+
+class MoleculeTable(Dataset):
+    """Molecules with numeric targets from a CSV, TSV or Parquet file.
+
+    Rows without a valid molecule, without any target, or with a target that is not a number are rejected with
+    their reason. A row may lack some of its targets.
+
+    Args:
+        path: the file (``.csv``, ``.tsv``, optionally ``.gz``; ``.parquet``).
+        smiles_column: column of the SMILES strings.
+        id_column: column of unique identifiers, or ``None`` for row numbers from 0.
+        description_column: column of texts about the molecules, or ``None``.
+        targets: columns to learn.
+        units: unit of each target column; dimensionless where not given.
+        store: not used; every data set takes it.
+        seed: see ``Dataset``, as are all others.
+        limit: see ``Dataset``.
+        batch_size: see ``Dataset``.
+        eval_batch_size: see ``Dataset``.
+        split_file: see ``Dataset``.
+        test_fraction: see ``Dataset``.
+        val_fraction: see ``Dataset``.
+        split_seed: see ``Dataset``.
+        num_workers: see ``Dataset``.
+        bucket_by_length: see ``Dataset``.
+
+    Raises:
+        UserError: a setting is out of range, or ``units`` names a column that is no target.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        targets: list[str],
+        smiles_column: str = "smiles",
+        id_column: str | None = None,
+        description_column: str | None = None,
+        units: dict[str, str] | None = None,
+        store: AssetStore | None = None,
+        seed: int = 42,
+        limit: int | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 512,
+        split_file: str | None = None,
+        test_fraction: float = 0.1,
+        val_fraction: float = 0.1,
+        split_seed: int | None = None,
+        num_workers: int = 0,
+        bucket_by_length: bool = True,
+    ) -> None:
+        super().__init__(
+            store=store,
+            seed=seed,
+            targets=targets,
+            limit=limit,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            split_file=split_file,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            num_workers=num_workers,
+            bucket_by_length=bucket_by_length,
+        )
+        self.path = Path(path).expanduser()
+        self.columns = TableColumns(smiles_column, tuple(targets), id_column, description_column)
+        self.units = dict(units or {})
+        strangers = sorted(set(self.units) - set(targets))
+        if strangers:
+            raise UserError(
+                f"data.units names {', '.join(strangers)}, which data.targets does not",
+                remedy=f"targets: {', '.join(targets)}",
+            )
+
+    def spec(self) -> DataSpec:
+        """Describe the table from its header.
+
+        Raises:
+            UserError: the file is missing or a column is not in it.
+        """
+        require_columns(self.path, self.columns.names)
+        fields = ("smiles", "description") if self.columns.description else ("smiles",)
+        targets = tuple(TargetSpec(name, self.units.get(name, "1")) for name in self.columns.targets)
+        return DataSpec(
+            name="csv",
+            fields=fields,
+            targets=targets,
+            default_targets=self.columns.targets,
+            citation=self.path.name,
+        )
+
+    def load(self) -> RecordTable:
+        """Read the file; see ``Dataset.load``.
+
+        Raises:
+            UserError: the file is unreadable, a column is missing, ids are repeated, or no row is left.
+        """
+        spec = self.spec()
+        frame = read_text(self.path, self.columns.names)
+        table = table_from_frame(frame, self.columns, spec, rows=self.subset(len(frame)))
+        if len(table) == 0:
+            first = table.rejected[0]
+            raise UserError(
+                f"all {len(table.rejected)} rows of {self.path} were rejected; {first.id}: {first.reason}",
+                remedy=f"see crystalfm data check {self.path}",
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Which columns of a table mean what.
+
+    Attributes:
+        smiles: column of SMILES strings.
+        targets: columns of numbers.
+        id: column of identifiers, or ``None`` for row numbers.
+        description: column of texts, or ``None``.
+    """
+
+    smiles: str
+    targets: tuple[str, ...]
+    id: str | None = None
+    description: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Every column that is read."""
+        named = [self.id, self.smiles, self.description, *self.targets]
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def table_from_frame(
+    frame: pd.DataFrame, columns: TableColumns, spec: DataSpec, *, rows: NDArray[np.int64] | None = None
+) -> RecordTable:
+    """Check each row of a table read as text and keep the good ones.
+
+    Args:
+        frame: text or ``None`` in every cell.
+        columns: which columns mean what.
+        spec: specification of the table.
+        rows: rows to look at, or ``None`` for all.
+
+    Returns:
+        accepted rows in order, and every other one in ``rejected``.
+
+    Raises:
+        UserError: an id occurs twice.
+    """
+    ids = _ids(frame, columns)
+    if rows is not None and len(rows) < len(frame):
+        frame, ids = frame.iloc[rows], [ids[row] for row in rows.tolist()]
+    smiles: list[str | None] = frame[columns.smiles].tolist()
+    description = frame[columns.description].tolist() if columns.description else None
+    problems: dict[int, tuple[str, str]] = {row: ("no id", "") for row, name in enumerate(ids) if name is None}
+    for row, text in enumerate(smiles):
+        if text is None and (description is None or description[row] is None):
+            problems.setdefault(row, ("no SMILES" if description is None else "no SMILES and no description", ""))
+    canonical, bad_molecules = canonicalize(smiles)
+    for problem in bad_molecules:
+        problems.setdefault(problem.row, (problem.reason, problem.value))
+    targets = _numbers({name: frame[name].tolist() for name in columns.targets}, problems)
+    rejected = [
+        Rejection(f"row {frame.index[row]}" if ids[row] is None else str(ids[row]), *problems[row])
+        for row in sorted(problems)
+    ]
+    # Molecules without a structure are told apart by their text.
+    keys = canonical if description is None else [c or d for c, d in zip(canonical, description, strict=True)]
+    keep = [row for row in range(len(frame)) if row not in problems]
+    fields = {"smiles": [smiles[row] for row in keep]}
+    if description is not None:
+        fields["description"] = [description[row] for row in keep]
+    return RecordTable(
+        spec=spec,
+        ids=np.array([ids[row] for row in keep], dtype=np.str_),
+        fields=fields,
+        targets=targets[keep],
+        target_specs=spec.select_targets(columns.targets),
+        groups=group_numbers([keys[row] for row in keep]),
+        rejected=rejected,
+    )
+
+
+def is_missing_number(text: str | None) -> bool:
+    """Say whether a cell means that the number is not known."""
+    return text is None or text.lower() in _MISSING_NUMBERS
+
+
+def _ids(frame: pd.DataFrame, columns: TableColumns) -> Sequence[str | None]:
+    """Return the id of each row of the whole file.
+
+    Raises:
+        UserError: an id occurs twice.
+    """
+    if columns.id is None:
+        return [str(row) for row in range(len(frame))]
+    column = frame[columns.id]
+    repeated = column[column.duplicated() & column.notna()].unique().tolist()
+    if repeated:
+        shown = ", ".join(repeated[:_NUM_IDS_SHOWN]) + (", …" if len(repeated) > _NUM_IDS_SHOWN else "")
+        raise UserError(
+            f"column '{columns.id}' has {len(repeated)} ids more than once: {shown}",
+            remedy="ids must be unique; leave data.id_column out to use row numbers",
+        )
+    ids: list[str | None] = column.tolist()
+    return ids
+
+
+def _numbers(columns: Mapping[str, Sequence[str | None]], problems: dict[int, tuple[str, str]]) -> NDArray[np.float64]:
+    """Return the targets (N, T), NaN where missing; rows with a bad or no number join ``problems``."""
+    import pandas as pd
+
+    parsed = []
+    for name, texts in columns.items():
+        missing = np.array([is_missing_number(text) for text in texts])
+        values = np.array(pd.to_numeric(np.array(texts, dtype=object), errors="coerce"), dtype=np.float64)
+        values[missing] = np.nan
+        for row in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
+            what = "not finite" if np.isinf(values[row]) else "not a number"
+            problems.setdefault(row, (f"target '{name}' is {what}", texts[row] or ""))
+        parsed.append(values)
+    targets = np.stack(parsed, axis=1)
+    for row in np.flatnonzero(np.isnan(targets).all(axis=1)).tolist():
+        problems.setdefault(row, ("no target", ""))
+    return targets

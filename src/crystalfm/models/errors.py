@@ -1,0 +1,62 @@
+"""Errors of predictions, accumulated over batches and processes in physical units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class RegressionErrors(Metric):
+    """MAE, RMSE and R² of each target over its known values.
+
+    The sums are kept in float64 and targets are measured from ``origin``, so that R² of total energies
+    (mean 10³, spread 10¹) does not cancel. Updating reads nothing back from the device.
+
+    Args:
+        origin: (T,) a typical value of each target in its physical unit, such as the training mean.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    count: Tensor
+    absolute: Tensor
+    squared: Tensor
+    offset: Tensor
+    offset_squared: Tensor
+
+    def __init__(self, origin: Tensor) -> None:
+        super().__init__()
+        self._origin = origin.detach().cpu().clone()
+        for name in ("count", "absolute", "squared", "offset", "offset_squared"):
+            self.add_state(name, torch.zeros(len(origin), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            prediction: (B, T) in physical units.
+            target: (B, T) in physical units; anything finite where unknown.
+            mask: (B, T) bool, true where the target is known.
+        """
+        dtype = self.count.dtype
+        known = mask.to(dtype)
+        error = (prediction.detach().to(dtype) - target.to(dtype)) * known
+        offset = (target.to(dtype) - self._origin.to(target.device, dtype)) * known
+        self.count += known.sum(dim=0)
+        self.absolute += error.abs().sum(dim=0)
+        self.squared += error.square().sum(dim=0)
+        self.offset += offset.sum(dim=0)
+        self.offset_squared += offset.square().sum(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``mae``, ``rmse`` and ``r2``, each (T,); NaN for a target without known values.
+
+        R² is 1 minus squared error over the targets' own squared deviation; NaN when they are all equal.
+        """
+        spread = self.offset_squared - self.offset.square() / self.count
+        return {
+            "mae": self.absolute / self.count,
+            "rmse": (self.squared / self.count).sqrt(),
+            "r2": torch.where(spread > 0, 1.0 - self.squared / spread, torch.nan),
+        }

@@ -1,0 +1,8 @@
+"""``python -m crystalfm.predict ckpt=RUN input=SMILES_OR_FILE``: predictions of a trained model."""
+
+import sys
+
+from crystalfm.run.cli import predict_main as main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Rich tables a run shows: what it starts with, what came out, and where to look next.
+
+Everything here returns renderables; only ``run/`` owns a console and prints them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from crystalfm.report.scores import best_model, by_target, unit_symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from crystalfm.contracts import TargetSpec
+    from crystalfm.encoders.base import EncoderReport
+    from crystalfm.report.facts import RunFacts
+    from crystalfm.report.scores import ModelScores, TargetScore
+
+_NOT_AVAILABLE = "-"
+_SUFFIX_FROM = 10_000
+
+
+def format_count(count: int) -> str:
+    """Return a count in three digits, with a suffix from 10,000 on (``2_345_678`` -> ``2.35 M``)."""
+    if count < _SUFFIX_FROM:
+        return f"{count:,}"
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {suffix}"
+    return str(count)
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """Return ``value`` with that many significant digits; a dash for ``None`` and for NaN."""
+    if value is None or not math.isfinite(value):
+        return _NOT_AVAILABLE
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def _with_unit(target: TargetSpec) -> str:
+    symbol = unit_symbol(target.unit)
+    return f"{target.name} ({symbol})" if symbol else target.name
+
+
+def _parameters(facts: RunFacts) -> str:
+    if facts.num_parameters is None:
+        return "none before fitting"
+    total = f"{format_count(facts.num_parameters)} total"
+    return total if facts.num_trainable is None else f"{total}, {format_count(facts.num_trainable)} trainable"
+
+
+def _fact_rows(facts: RunFacts) -> dict[str, str]:
+    rows = ", ".join(f"{name} {count:,}" for name, count in facts.split_sizes.items())
+    return {
+        "model": facts.model,
+        "data": f"{facts.data}, content {facts.data_hash[:12]}",
+        "targets": ", ".join(_with_unit(target) for target in facts.targets),
+        "rows": rows,
+        "rejected": f"{facts.num_rejected:,}" + (" (see rejected.csv)" if facts.num_rejected else ""),
+        "parameters": _parameters(facts),
+        "device": f"{facts.device}, precision {facts.precision}, {facts.num_threads} threads",
+        "seed": str(facts.seed),
+        **facts.notes,
+        "run folder": str(facts.run_folder),
+    }
+
+
+def encoder_table(encoders: Sequence[EncoderReport]) -> Table:
+    """Return a table with one row per modality: encoder, frozen or trained, width, cache hits and misses."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("modality", "encoder", "state"):
+        table.add_column(heading)
+    for heading in ("width", "cache hits", "encoded now"):
+        table.add_column(heading, justify="right")
+    table.add_column("notes", overflow="fold")
+    for report in encoders:
+        state = "frozen" if report.frozen else "trained"
+        cached = (
+            (f"{report.cache_hits:,}", f"{report.cache_misses:,}")
+            if report.frozen
+            else (_NOT_AVAILABLE, _NOT_AVAILABLE)
+        )
+        table.add_row(
+            report.modality, report.name, state, str(report.width), *cached, "; ".join(report.notes)
+        )
+    return table
+
+
+def start_table(facts: RunFacts) -> RenderableType:
+    """Return the panel shown before training starts."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in _fact_rows(facts).items():
+        grid.add_row(name, Text(value))
+    body: list[RenderableType] = [grid]
+    if facts.encoders:
+        body += [Text(), encoder_table(facts.encoders)]
+    return Panel(Group(*body), title=Text(facts.run_name, style="bold"), title_align="left", expand=False)
+
+
+def _score_cells(model: str, score: TargetScore, *, best: bool, in_ev: bool) -> list[Text]:
+    style = "bold green" if best else ""
+    cells = [model, format_number(score.mae)]
+    if in_ev:
+        cells.append(format_number(score.mae_ev))
+    r2 = f"{score.r2:.3f}" if math.isfinite(score.r2) else _NOT_AVAILABLE
+    cells += [format_number(score.rmse), r2, f"{score.num_rows:,}"]
+    return [Text(cell, style=style) for cell in cells]
+
+
+def results_table(results: Sequence[ModelScores], *, title: str = "") -> Table:
+    """Return a table of errors: a block per target, a row per model, the lowest MAE set off.
+
+    MAE and RMSE are in the target's own unit, named beside the target; where a target is an energy in another
+    unit than eV, its MAE is given in eV as well.
+
+    Args:
+        results: scores of each model on the same rows.
+        title: line above the table, such as data set and split.
+    """
+    table_by_target = by_target(results)
+    in_ev = any(
+        score.mae_ev is not None and score.target.unit.lower() != "ev"
+        for scores in table_by_target.values()
+        for score in scores.values()
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    table.add_column("target")
+    table.add_column("model")
+    for heading in ("MAE", *(("MAE (eV)",) if in_ev else ()), "RMSE", "R²", "rows"):
+        table.add_column(heading, justify="right")
+    for target, scores in table_by_target.items():
+        winner = best_model(scores) if len(scores) > 1 else None
+        for number, (model, score) in enumerate(scores.items()):
+            name = Text(_with_unit(target) if number == 0 else "", style="bold")
+            table.add_row(name, *_score_cells(model, score, best=model == winner, in_ev=in_ev))
+        table.add_section()
+    return table
+
+
+def markdown_results(results: Sequence[ModelScores]) -> str:
+    """Return the results as a Markdown table for cards and the README; the lowest MAE of a target in bold."""
+    lines = [
+        "| target | model | MAE | MAE (eV) | RMSE | R² | rows |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for target, scores in by_target(results).items():
+        winner = best_model(scores) if len(scores) > 1 else None
+        for model, score in scores.items():
+            mae = format_number(score.mae)
+            r2 = f"{score.r2:.3f}" if math.isfinite(score.r2) else _NOT_AVAILABLE
+            cells = [
+                _with_unit(target),
+                model,
+                f"**{mae}**" if model == winner else mae,
+                format_number(score.mae_ev),
+                format_number(score.rmse),
+                r2,
+                f"{score.num_rows:,}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def closing_panel(run_folder: Path, files: Sequence[Path], next_commands: Sequence[str]) -> RenderableType:
+    """Return the last thing a run shows: its folder, its figures, and commands to try next.
+
+    Args:
+        run_folder: the run folder.
+        files: figures and tables worth opening; shown relative to the folder where they lie in it.
+        next_commands: shell commands, shown as they are to be typed.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("run folder", Text(str(run_folder)))
+    for number, file in enumerate(files):
+        shown = file.relative_to(run_folder) if file.is_relative_to(run_folder) else file
+        grid.add_row("figures" if number == 0 else "", Text(str(shown)))
+    for number, command in enumerate(next_commands):
+        grid.add_row("try next" if number == 0 else "", Text(command, style="cyan"))
+    return Panel(grid, title=Text("finished", style="bold"), title_align="left", expand=False)

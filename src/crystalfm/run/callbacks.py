@@ -1,0 +1,155 @@
+"""Callbacks of a run: stop on a loss that is not finite, stop cleanly on a signal, write metrics."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from crystalfm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from lightning import LightningModule, Trainer
+    from torch import Tensor
+
+    from crystalfm.run.resume import ExactResume
+
+_SHOWN_IDS = 10
+
+
+class NonFiniteLossError(UserError):
+    """The training loss became NaN or infinite."""
+
+
+class TrainingInterruptedError(Exception):
+    """Training stopped on a signal, after a checkpoint was written.
+
+    Args:
+        signal_number: the signal that asked for it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+class StopOnNonFiniteLoss(Callback):
+    """Stops before the backward pass of a loss that is NaN or infinite, and names the rows of its batch.
+
+    On an accelerator the check looks at the loss of the step before, so that no step waits for the device.
+
+    Args:
+        ids: id of every row of the record table.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = ids
+        self._rows: Tensor | None = None
+        self._earlier: tuple[Tensor, Tensor] | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        """Remember which rows are in the batch."""
+        self._rows = batch["row"]
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Check the loss.
+
+        Raises:
+            NonFiniteLossError: it is NaN or infinite; the message names the batch's ids.
+        """
+        if self._rows is None:
+            return
+        current = (torch.isfinite(loss.detach()).all(), self._rows)
+        checked = current if loss.device.type == "cpu" else self._earlier
+        self._earlier = current
+        if checked is not None and not bool(checked[0]):
+            self._stop(trainer, checked[1])
+
+    def _stop(self, trainer: Trainer, rows: Tensor) -> None:
+        ids = [str(self._ids[row]) for row in rows.tolist()]
+        shown = ", ".join(ids[:_SHOWN_IDS]) + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")
+        raise NonFiniteLossError(
+            f"the training loss is not finite at epoch {trainer.current_epoch}, step {trainer.global_step};"
+            f" the batch holds the ids {shown}",
+            remedy="look at these rows' targets, lower optimizer.lr, or set trainer.gradient_clip_val;"
+            " the last good state is in the run folder",
+        )
+
+
+class StopOnSignal(Callback):
+    """Turns Ctrl-C and termination signals into a checkpoint at the next step boundary.
+
+    The handler only sets a flag; a second signal ends the process at once.
+
+    Args:
+        resume: callback that writes the checkpoint.
+        signals: signals to listen to.
+    """
+
+    def __init__(
+        self, resume: ExactResume, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+    ) -> None:
+        self._resume = resume
+        self._signals = tuple(signals)
+        self._received: int | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def received(self) -> int | None:
+        """The signal that came in, if any."""
+        return self._received
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers; only the main thread may do so."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self._signals:
+                self._previous[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+    ) -> None:
+        """Save and stop when a signal came in and the state can be resumed from here.
+
+        Raises:
+            TrainingInterruptedError: after the checkpoint is on disk.
+        """
+        if self._received is not None and self._resume.can_save_now(trainer):
+            self._resume.save_mid_epoch(trainer)
+            raise TrainingInterruptedError(self._received)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at an epoch boundary: the state was saved when the last epoch ended.
+
+        Raises:
+            TrainingInterruptedError: a signal came in during validation or at the last step of the epoch.
+        """
+        if self._received is not None and trainer.global_step > 0:
+            raise TrainingInterruptedError(self._received)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back before the exception travels on."""
+        self.teardown(trainer, pl_module, "fit")

@@ -1,0 +1,107 @@
+"""Checkpoints: plain tensors and plain containers, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from crystalfm.contracts import UserError
+from crystalfm.io.files import atomic_write
+
+SCHEMA_VERSION = 1
+"""Version of the ``crystalfm`` section of a checkpoint."""
+
+PAYLOAD_KEY = "crystalfm"
+"""Key of the section that holds what evaluation needs beside the weights."""
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def require_plain(value: object, where: str = "checkpoint") -> None:
+    """Check that ``value`` is made of tensors, numbers, strings, lists, tuples, sets and dicts alone.
+
+    Raises:
+        TypeError: something else is inside; such a file would not open with ``weights_only=True``.
+    """
+    if isinstance(value, (torch.Tensor, *_PLAIN)):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, _PLAIN):
+                raise TypeError(f"{where}: key {key!r} of type {type(key).__name__} is not plain")
+            require_plain(item, f"{where}[{key!r}]")
+        return
+    if isinstance(value, (list, tuple, set)):
+        for index, item in enumerate(value):
+            require_plain(item, f"{where}[{index}]")
+        return
+    raise TypeError(f"{where} holds a {type(value).__name__}, which a safe checkpoint cannot hold")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final place and renames it there once it is on disk.
+
+    Lightning's own writer goes through the system's temporary folder, and a rename across file systems is a copy
+    that can be cut short. The weights are streamed to disk and never buffered whole in memory.
+
+    Args:
+        payload: section added to every checkpoint under ``crystalfm``.
+    """
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self._payload = payload
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` and the payload to ``path``, atomically.
+
+        Raises:
+            TypeError: the checkpoint holds something that ``weights_only=True`` would refuse.
+        """
+        if storage_options is not None:
+            raise TypeError("storage options are not supported by the atomic checkpoint writer")
+        complete = {**checkpoint, PAYLOAD_KEY: self._payload}
+        require_plain(complete)
+        with atomic_write(path) as stream:
+            torch.save(complete, stream)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint with ``weights_only=True``, whatever is asked for."""
+        del weights_only
+        return read_checkpoint(Path(path), map_location=map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
+    """Read a checkpoint file of this framework.
+
+    Raises:
+        UserError: the file is damaged, was not written by crystalfm, or has a newer schema.
+    """
+    import pickle
+    import zipfile
+
+    try:
+        loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=False)
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}",
+            remedy="the file is cut short, damaged or not a crystalfm checkpoint; use another one",
+        ) from error
+    if not isinstance(loaded, dict) or PAYLOAD_KEY not in loaded:
+        raise UserError(
+            f"{path} is not a crystalfm checkpoint",
+            remedy="give a run folder or a file from its checkpoints folder",
+        )
+    schema = loaded[PAYLOAD_KEY].get("schema_version")
+    if schema != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has checkpoint schema {schema}; this version of crystalfm reads schema {SCHEMA_VERSION}",
+            remedy="use the crystalfm version that wrote it (see crystalfm.version inside the file)",
+        )
+    checkpoint: dict[str, Any] = loaded
+    return checkpoint

@@ -1,0 +1,163 @@
+"""Fitting and prediction of classical models: the same data, run folder and checkpoint as networks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from crystalfm.config.location import conf_folder
+from crystalfm.contracts import UserError
+from crystalfm.data.records import represent
+from crystalfm.io.files import atomic_write, write_text
+from crystalfm.models.classical import ClassicalFeatures, ClassicalModel, gather_dense
+from crystalfm.run.build import build_encoders, construct
+from crystalfm.run.checkpointing import PAYLOAD_KEY, require_plain
+from crystalfm.run.payload import CLASSICAL, SavedModel, make_payload
+from crystalfm.run.results import score_rows
+from crystalfm.run.session import FittedModel, Predict, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from crystalfm.assets.store import AssetStore
+    from crystalfm.data.features import FeatureStore
+    from crystalfm.report.scores import ModelScores
+    from crystalfm.run.folder import RunFolder
+    from crystalfm.run.prepare import PreparedData
+
+BASELINE_MODALITY = "fingerprint"
+"""What baselines look at: the strongest cheap view of a molecule."""
+
+
+class ClassicalSession(Session):
+    """Fits a classical model once.
+
+    Args:
+        cfg: configuration.
+        config: the same, resolved, as it goes into the checkpoint.
+        prepared: data.
+        folder: run folder.
+    """
+
+    def __init__(self, cfg: DictConfig, config: Mapping[str, Any], prepared: PreparedData, folder: RunFolder) -> None:
+        super().__init__()
+        self._cfg = cfg
+        self._config = config
+        self._prepared = prepared
+        self._folder = folder
+        self._model: ClassicalModel = construct(cfg.model, targets=prepared.table.target_specs)
+        self.notes["features"] = ", ".join(prepared.modalities) or "none"
+
+    def fit(self, resume_from: Path | None) -> FittedModel:
+        """Fit on the training rows; ``resume_from`` is not used, fitting starts anew."""
+        del resume_from
+        started = time.monotonic()
+        self._model.fit(classical_features(self._prepared, self._prepared.stores), self._cfg.seed)
+        seconds = time.monotonic() - started
+        self._save()
+        return FittedModel(
+            predict=_predict_with(self._model, self._prepared.stores),
+            num_epochs=0,
+            train_seconds=seconds,
+            validation=_validation(self._model),
+        )
+
+    def _save(self) -> None:
+        payload = make_payload(CLASSICAL, self._config, self._prepared)
+        checkpoint = {"state_dict": self._model.state(), PAYLOAD_KEY: payload}
+        require_plain(checkpoint)
+        with atomic_write(self._folder.best) as stream:
+            torch.save(checkpoint, stream)
+        trials = self._model.search_table()
+        if trials:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, list(trials[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(trials)
+            write_text(self._folder.root / "trials.csv", buffer.getvalue())
+
+
+def classical_features(prepared: PreparedData, stores: Mapping[str, FeatureStore]) -> ClassicalFeatures:
+    """Return the dense feature matrices and targets of the training and validation rows."""
+    train, val = prepared.splits.train, prepared.splits.val
+    return ClassicalFeatures(
+        train_x=_matrix(stores, train),
+        train_y=prepared.table.targets[train],
+        val_x=_matrix(stores, val),
+        val_y=prepared.table.targets[val],
+    )
+
+
+def _matrix(stores: Mapping[str, FeatureStore], rows: NDArray[np.int64]) -> NDArray[np.generic]:
+    """Return the features (K, C) of ``rows``; C is 0 for a model that looks at no modality."""
+    import numpy as np
+
+    return gather_dense(stores, rows) if stores else np.empty((len(rows), 0), dtype=np.uint8)
+
+
+def _predict_with(model: ClassicalModel, stores: Mapping[str, FeatureStore]) -> Predict:
+    return lambda rows: model.predict(_matrix(stores, rows))
+
+
+def _validation(model: ClassicalModel) -> dict[str, float]:
+    """Return the validation MAE of each target's chosen trial."""
+    best: dict[str, float] = {}
+    for row in model.search_table():
+        name = f"mae_{row['target']}"
+        best[name] = min(best.get(name, float("inf")), float(row["val_mae"]))
+    return best
+
+
+def restore_classical(cfg: DictConfig, saved: SavedModel, prepared: PreparedData) -> Predict:
+    """Rebuild a fitted classical model from its checkpoint."""
+    model: ClassicalModel = construct(cfg.model, targets=saved.targets)
+    model.load_state(saved.weights)
+    return _predict_with(model, prepared.stores)
+
+
+def score_baselines(
+    cfg: DictConfig, prepared: PreparedData, store: AssetStore, rows: NDArray[np.int64], console: Console
+) -> list[ModelScores]:
+    """Fit the models of ``cfg.baselines`` on the same training rows and score them on the same ``rows``.
+
+    Each baseline has its own default settings and looks at fingerprints where the records have SMILES, else at the
+    run's own features.
+    """
+    if not cfg.baselines:
+        return []
+    stores = _baseline_stores(cfg, prepared, store)
+    features = classical_features(prepared, stores)
+    scores = []
+    for name in cfg.baselines:
+        node = OmegaConf.load(conf_folder() / "model" / f"{name}.yaml")
+        if not isinstance(node, DictConfig):
+            raise UserError(f"baselines: {name}.yaml is not a mapping")
+        model: ClassicalModel = construct(node, targets=prepared.table.target_specs)
+        looks_at_features = node.requires.min_modalities > 0
+        label = f"{name} ({', '.join(stores)})" if looks_at_features else name
+        with console.status(f"fitting the baseline {label}"):
+            started = time.monotonic()
+            model.fit(features, cfg.seed)
+        console.print(f"baseline {label} fitted in {time.monotonic() - started:.0f} s", highlight=False)
+        scores.append(score_rows(label, prepared.table, rows, _predict_with(model, stores)(rows)))
+    return scores
+
+
+def _baseline_stores(cfg: DictConfig, prepared: PreparedData, store: AssetStore) -> dict[str, FeatureStore]:
+    if BASELINE_MODALITY in prepared.stores:
+        return {BASELINE_MODALITY: prepared.stores[BASELINE_MODALITY]}
+    if "smiles" not in prepared.table.fields:
+        return prepared.stores
+    _, values = represent(prepared.table, [BASELINE_MODALITY])
+    encoder = build_encoders(cfg, [BASELINE_MODALITY], store)[BASELINE_MODALITY]
+    return {BASELINE_MODALITY: encoder.prepare(values[BASELINE_MODALITY])}

@@ -1,0 +1,113 @@
+"""The console command ``crystalfm``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from crystalfm.contracts import UserError
+
+_HELP = """crystalfm COMMAND ...
+
+Commands
+  train [overrides]        train a model                          (python train.py)
+  evaluate ckpt=RUN ...    score a trained model                  (python evaluate.py)
+  predict ckpt=RUN input=X predict molecules                      (python -m crystalfm.predict)
+  generate ckpt=RUN ...    sample new materials                   (python generate.py)
+  fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
+  data check PATH ...      what a table of your own would reject, before training
+  config check [overrides] check a configuration without running it
+  config keys [COMMAND]    every key with its type and default
+
+Examples
+  crystalfm train experiment=quickstart
+  crystalfm train data=csv data.path=t.csv data.smiles_column=smiles data.targets=[gap]
+  crystalfm predict ckpt=runs/quickstart/2026-01-31_12-00-00_1a2b3c input=CCO
+
+crystalfm COMMAND --help says more. crystalfm --version shows the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console command.
+
+    Args:
+        argv: arguments without the program's name; ``None`` takes those of the process.
+
+    Returns:
+        exit code: 0, 2 after a user's mistake, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(_HELP)
+        return 0
+    if arguments[0] in {"-V", "--version"}:
+        from crystalfm import __version__
+
+        sys.stdout.write(f"crystalfm {__version__}\n")
+        return 0
+    from crystalfm.run.task import guarded
+
+    return guarded(lambda: _dispatch(arguments[0], arguments[1:]))
+
+
+def _dispatch(name: str, rest: list[str]) -> int:
+    if name not in _COMMANDS:
+        from crystalfm.config.problems import suggestion
+
+        raise UserError(
+            f"there is no command '{name}'", remedy=suggestion(name, _COMMANDS, label="commands")
+        )
+    return _COMMANDS[name](rest)
+
+
+def _task(name: str) -> Callable[[list[str]], int]:
+    def command(rest: list[str]) -> int:
+        from crystalfm.run.task import run_task
+
+        return run_task(name, rest, command=[name])
+
+    return command
+
+
+def predict_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m crystalfm.predict``; see ``crystalfm.run.predict_command``."""
+    from crystalfm.run.task import guarded
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _predict(arguments))
+
+
+def _predict(rest: list[str]) -> int:
+    from crystalfm.run.predict_command import run_predict
+
+    return run_predict(rest)
+
+
+def _fetch(rest: list[str]) -> int:
+    from crystalfm.assets.cli import main as fetch_main
+
+    return fetch_main(rest)
+
+
+def _data(rest: list[str]) -> int:
+    from crystalfm.run.inspect_commands import data_command
+
+    return data_command(rest)
+
+
+def _config(rest: list[str]) -> int:
+    from crystalfm.run.inspect_commands import config_command
+
+    return config_command(rest)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _task("train"),
+    "evaluate": _task("evaluate"),
+    "predict": _predict,
+    "generate": _task("generate"),
+    "fetch": _fetch,
+    "data": _data,
+    "config": _config,
+}

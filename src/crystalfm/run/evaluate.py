@@ -1,0 +1,116 @@
+"""Evaluation of a saved model, on its own test rows or on other data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalfm.assets.progress import RichProgress
+from crystalfm.contracts import UserError
+from crystalfm.data.records import write_rejected
+from crystalfm.io.files import write_json
+from crystalfm.report.tables import closing_panel, results_table
+from crystalfm.run.console import run_console
+from crystalfm.run.folder import RunFolder, find_checkpoint, run_folder_of
+from crystalfm.run.results import score_rows, write_figures, write_predictions
+from crystalfm.run.resume_point import split_hash
+from crystalfm.run.saved import SavedPredictor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from omegaconf import DictConfig
+
+    from crystalfm.run.prepare import PreparedData
+
+ALL = "all"
+"""Value of ``split`` that evaluates every row."""
+
+
+def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
+    """Evaluate ``cfg.ckpt`` and write predictions, figures and metrics.
+
+    Without ``data`` the checkpoint's own data and split are used; with it, every row of that data.
+
+    Args:
+        cfg: checked configuration with ``ckpt``, ``split``, ``data``, ``paths`` and ``trainer``.
+        run_dir: folder for the results.
+
+    Returns:
+        metrics in physical units by name.
+
+    Raises:
+        UserError: something the user can mend.
+    """
+    console = run_console()
+    checkpoint = find_checkpoint(cfg.ckpt)
+    data = cfg.get("data")
+    saved = SavedPredictor(checkpoint, cfg, data=data, progress=RichProgress(console))
+    _use_split_of_run(saved, checkpoint, own_data=data is None)
+    saved.cfg.data.targets = [target.name for target in saved.model.targets]
+    prepared = saved.prepare(all_rows=data is not None)
+    _check_targets(saved, prepared)
+    rows = _rows_of(cfg.split if data is None else ALL, prepared)
+    predicted = saved.predictor(prepared)(rows)
+    folder = RunFolder(run_dir)
+    write_predictions(folder.predictions, prepared.table, prepared.splits, rows, predicted)
+    write_rejected(folder.rejected, prepared.table.rejected)
+    name = f"{saved.model.config['model']['name']}"
+    scores = score_rows(name, prepared.table, rows, predicted)
+    title = f"{prepared.table.spec.name}, {len(rows):,} rows ({cfg.split if data is None else ALL})"
+    console.print(results_table([scores], title=title))
+    metrics = {f"mae_{score.target.label}": score.mae for score in scores.scores}
+    metrics |= {f"rmse_{score.target.label}": score.rmse for score in scores.scores}
+    write_json(
+        folder.root / "evaluation.json",
+        {
+            "checkpoint": str(checkpoint),
+            "rows": len(rows),
+            "rejected": len(prepared.table.rejected),
+            "data": {"name": prepared.table.spec.name, "content_hash": prepared.table.content_hash},
+            "metrics": {score.target.name: score.as_dict() for score in scores.scores},
+        },
+    )
+    true = prepared.table.targets[rows]
+    files = write_figures(folder.figures, true, predicted, [scores], saved.model.targets, None, title=title)
+    console.print(closing_panel(folder.root, files, []))
+    return metrics
+
+
+def _use_split_of_run(saved: SavedPredictor, checkpoint: Path, *, own_data: bool) -> None:
+    """Take the split from the run folder, so that test rows stay test rows whatever the seeds say."""
+    folder = run_folder_of(checkpoint)
+    if own_data and folder is not None and folder.split.is_file():
+        saved.cfg.data.split_file = str(folder.split)
+
+
+def _rows_of(split: str, prepared: PreparedData) -> NDArray[np.int64]:
+    if split == ALL:
+        return np.arange(len(prepared.table), dtype=np.int64)
+    rows = prepared.splits[split]
+    if not len(rows):
+        raise UserError(f"split={split} has no rows", remedy="use split=all")
+    return rows
+
+
+def _check_targets(saved: SavedPredictor, prepared: PreparedData) -> None:
+    """Check that the data's targets are the model's, units included, and that a known split did not move.
+
+    Raises:
+        UserError: a unit differs, or the training data changed since the run.
+    """
+    for trained, given in zip(saved.model.targets, prepared.table.target_specs, strict=True):
+        if trained.unit != given.unit:
+            raise UserError(
+                f"the model predicts {trained.name} in {trained.unit}; the data give it in {given.unit}",
+                remedy="convert the column, or say its unit with data.units",
+            )
+    before = saved.model.data
+    same_data = before["content_hash"] == prepared.table.content_hash
+    if same_data and len(prepared.splits.train) and before["split_hash"] != split_hash(prepared.table, prepared.splits):
+        raise UserError(
+            "the split is not the one the model was trained with, so training rows could be tested on",
+            remedy="give the run folder, which holds split.json, or data.split_file=",
+        )

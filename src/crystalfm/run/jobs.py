@@ -1,0 +1,93 @@
+"""What Hydra runs: one job of a command, with a user's mistakes carried out of Hydra unharmed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from crystalfm.run.stamp import register_resolvers
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_IN_PROCESS_LAUNCHER = "BasicLauncher"
+
+# Launchers that start other processes import this module there; the folder names of the config need the resolvers.
+register_resolvers()
+
+
+class JobStopped(BaseException):
+    """A job failed: ends a multirun of this process at once, past Hydra's handling of exceptions.
+
+    Args:
+        error: what the job raised.
+        job: number of the job.
+        overrides: its overrides.
+    """
+
+    def __init__(self, error: Exception, job: int | None, overrides: list[str]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.job = job
+        self.overrides = overrides
+
+
+@dataclass
+class Job:
+    """Callable that Hydra calls with the configuration of each job.
+
+    Attributes:
+        task: ``train``, ``evaluate`` or ``generate``.
+        command: words of the command line before the overrides (``["train"]`` for ``crystalfm train``).
+        results: what each job returned, in the order in which they ended.
+    """
+
+    task: str
+    command: list[str] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Run the job.
+
+        Returns:
+            the quantity to minimise for Hydra's sweepers where the result has one, else the result.
+        """
+        hydra_cfg = HydraConfig.get()
+        self._describe_to_children(hydra_cfg)
+        try:
+            result = self._run(cfg, Path(hydra_cfg.runtime.output_dir))
+        except Exception as error:
+            if not str(hydra_cfg.launcher.get("_target_", "")).endswith(_IN_PROCESS_LAUNCHER):
+                raise
+            number = hydra_cfg.job.get("num") if "num" in hydra_cfg.job else None
+            raise JobStopped(error, number, list(hydra_cfg.overrides.task)) from error
+        self.results.append(result)
+        return objective(result)
+
+    def _run(self, cfg: DictConfig, run_dir: Path) -> Any:
+        function = getattr(importlib.import_module(f"crystalfm.run.{self.task}"), self.task)
+        if "run_dir" in inspect.signature(function).parameters:
+            return function(cfg, run_dir)
+        return function(cfg)
+
+    def _describe_to_children(self, hydra_cfg: DictConfig) -> None:
+        """Let data-parallel ranks, which are started with this process's arguments, run this job alone."""
+        overrides = [str(item) for item in hydra_cfg.overrides.task]
+        sys.argv[1:] = [*self.command, *overrides]
+        hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
+
+
+def objective(result: Any) -> Any:
+    """Return ``val/loss`` of a result that has one, for sweepers; else the result itself."""
+    if isinstance(result, Mapping):
+        for key in ("objective", "val/loss"):
+            if isinstance(result.get(key), (int, float)):
+                return float(result[key])
+    return result

@@ -1,0 +1,146 @@
+"""Records, splits and features of a run, with every rejected row accounted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crystalfm.data.records import RecordTable, enforce_rejection_limit, represent
+from crystalfm.data.splits import Splits, carry_over, make_splits, read_splits
+from crystalfm.run.build import build_encoders, construct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from omegaconf import DictConfig
+
+    from crystalfm.assets.store import AssetStore
+    from crystalfm.data.dataset import Dataset
+    from crystalfm.data.features import FeatureStore
+    from crystalfm.encoders.base import ModalityEncoder
+
+
+@dataclass
+class PreparedData:
+    """Everything a model is fed with.
+
+    Attributes:
+        dataset: the data set and its batch settings.
+        table: accepted records.
+        splits: rows of each part.
+        modalities: modalities in the order in which they are fused.
+        encoders: fitted encoder of each modality.
+        stores: features of each modality for every row of the table.
+    """
+
+    dataset: Dataset
+    table: RecordTable
+    splits: Splits
+    modalities: list[str]
+    encoders: dict[str, ModalityEncoder]
+    stores: dict[str, FeatureStore]
+
+
+def load_table(
+    dataset: Dataset, modalities: Sequence[str], *, max_rejected_fraction: float, all_rows: bool
+) -> tuple[RecordTable, dict[str, list[str | None]], Splits]:
+    """Load and split the records and make each modality's values, dropping rows for which one cannot be made.
+
+    The split is drawn before rows are dropped, so that models with different modalities test on the same rows.
+
+    Args:
+        dataset: the data set.
+        modalities: modalities to make values for.
+        max_rejected_fraction: largest share of rows that may be dropped.
+        all_rows: put every row into the test part instead of splitting.
+
+    Returns:
+        the accepted records, one value a row for each modality (``None`` where the row lacks it), and the splits.
+
+    Raises:
+        UserError: more rows were rejected than allowed.
+    """
+    loaded = dataset.load()
+    table, values = represent(loaded, modalities)
+    enforce_rejection_limit(table.rejected, len(table) + len(table.rejected), max_rejected_fraction)
+    if all_rows:
+        return table, values, only_test(len(table))
+    return table, values, carry_over(split_table(dataset, loaded), loaded, table)
+
+
+def split_table(dataset: Dataset, table: RecordTable) -> Splits:
+    """Split the records as the settings say: by a split file, or by fractions and a seed."""
+    if dataset.split_file is not None:
+        path = Path(dataset.split_file).expanduser()
+        return read_splits(path, table, allow_absent=dataset.limit is not None)
+    return make_splits(
+        table,
+        test_fraction=dataset.test_fraction,
+        val_fraction=dataset.val_fraction,
+        seed=dataset.seed if dataset.split_seed is None else dataset.split_seed,
+    )
+
+
+def only_test(num_rows: int) -> Splits:
+    """Return the split that tests on every row."""
+    none = np.empty(0, dtype=np.int64)
+    return Splits(train=none, val=none, test=np.arange(num_rows, dtype=np.int64))
+
+
+def prepare_data(
+    cfg: DictConfig,
+    store: AssetStore,
+    modalities: Sequence[str],
+    *,
+    encoder_states: Mapping[str, Mapping[str, Any]] | None = None,
+    all_rows: bool = False,
+) -> PreparedData:
+    """Load, split and featurize.
+
+    Args:
+        cfg: configuration with ``data``, ``encoders``, ``seed`` and ``paths``.
+        store: where data sets and weights come from.
+        modalities: modalities to make features for, in order.
+        encoder_states: states of fitted encoders out of a checkpoint; without them the encoders are fitted here, on
+            the training rows alone.
+        all_rows: put every row into the test part instead of splitting.
+    """
+    dataset: Dataset = construct(cfg.data, store=store, seed=cfg.seed)
+    table, values, splits = load_table(
+        dataset, modalities, max_rejected_fraction=float(cfg.max_rejected_fraction), all_rows=all_rows
+    )
+    return featurize(cfg, store, dataset, table, values, splits, encoder_states)
+
+
+def featurize(
+    cfg: DictConfig,
+    store: AssetStore,
+    dataset: Dataset,
+    table: RecordTable,
+    values: Mapping[str, Sequence[str | None]],
+    splits: Splits,
+    encoder_states: Mapping[str, Mapping[str, Any]] | None = None,
+) -> PreparedData:
+    """Make the features of every modality for every row.
+
+    Args:
+        cfg: configuration with ``encoders`` and ``paths``.
+        store: where pretrained weights come from.
+        dataset: the data set, for its batch settings.
+        table: records.
+        values: one value a row for each modality, in the order in which they are fused.
+        splits: rows of each part; encoders are fitted on the training rows alone.
+        encoder_states: see ``prepare_data``.
+    """
+    encoders = build_encoders(cfg, list(values), store)
+    stores: dict[str, FeatureStore] = {}
+    for modality, encoder in encoders.items():
+        if encoder_states is None:
+            encoder.fit([values[modality][row] for row in splits.train])
+        else:
+            encoder.load_state(encoder_states[modality])
+        stores[modality] = encoder.prepare(values[modality])
+    return PreparedData(dataset, table, splits, list(values), encoders, stores)

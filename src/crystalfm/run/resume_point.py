@@ -1,0 +1,121 @@
+"""Where a run goes on: which checkpoint, in which folder, and whether the configuration still fits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalfm.config.differences import Difference, require_resumable
+from crystalfm.contracts import UserError
+from crystalfm.run.folder import LAST_CHECKPOINT, RunFolder, find_checkpoint, newest_resumable, run_folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from omegaconf import DictConfig
+
+    from crystalfm.data.records import RecordTable
+    from crystalfm.data.splits import Splits
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""Value of ``ckpt`` that resumes the newest run of the same name, or starts a new one."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint to go on from.
+
+    Attributes:
+        checkpoint: the file.
+        folder: run folder it belongs to; the run goes on there.
+        payload: section ``crystalfm`` of the checkpoint.
+        differences: harmless changes of the configuration since then.
+    """
+
+    checkpoint: Path
+    folder: RunFolder
+    payload: Mapping[str, Any]
+    differences: list[Difference]
+
+    def require_same_data(self, table: RecordTable, splits: Splits) -> None:
+        """Check that the data and the split are those of the checkpoint.
+
+        Raises:
+            UserError: they are not; training would go on with other rows.
+        """
+        before = self.payload["data"]
+        for name, now in (("content_hash", table.content_hash), ("split_hash", split_hash(table, splits))):
+            if before[name] != now:
+                what = "records" if name == "content_hash" else "split"
+                raise UserError(
+                    f"the {what} changed since {self.checkpoint} was written ({before[name][:12]} -> {now[:12]})",
+                    remedy="restore the data of the run, or start a new run without ckpt=",
+                )
+
+
+def split_hash(table: RecordTable, splits: Splits) -> str:
+    """Return a SHA-256 over the ids of each part."""
+    from crystalfm.io.files import sha256_json
+
+    return sha256_json({name: table.ids[rows].tolist() for name, rows in splits.parts.items()})
+
+
+def resume_location(ckpt: str | None, runs: Path, name: str) -> Path | None:
+    """Return the checkpoint that ``ckpt`` names, or ``None`` when a new run is to start.
+
+    Args:
+        ckpt: run folder, checkpoint file, ``auto`` or nothing.
+        runs: folder of all runs.
+        name: name of the run, for ``auto``.
+
+    Raises:
+        UserError: there is no checkpoint, or it belongs to no run folder.
+    """
+    if ckpt is None:
+        return None
+    if ckpt == AUTO:
+        folder = newest_resumable(runs, name)
+        return None if folder is None else folder.last
+    path = find_checkpoint(ckpt, prefer=LAST_CHECKPOINT)
+    if run_folder_of(path) is None:
+        raise UserError(
+            f"ckpt={ckpt}: the checkpoint lies in no run folder, so the run cannot go on there",
+            remedy="give the run folder",
+        )
+    return path
+
+
+def find_resume(cfg: DictConfig, config: Mapping[str, Any]) -> ResumePoint | None:
+    """Find the checkpoint of ``cfg.ckpt`` and check the configuration against it.
+
+    Args:
+        cfg: configuration.
+        config: the same, resolved to plain containers.
+
+    Raises:
+        UserError: no checkpoint where one was asked for, it holds no training state, or a key changed that
+            would change the training.
+    """
+    from crystalfm.run.checkpointing import PAYLOAD_KEY, read_checkpoint
+
+    path = resume_location(cfg.ckpt, Path(cfg.paths.runs), cfg.name)
+    if path is None:
+        if cfg.ckpt == AUTO:
+            log.info("ckpt=auto: no run of the name %s to go on with; starting a new one", cfg.name)
+        return None
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.get("optimizer_states"):
+        raise UserError(
+            f"{path} holds weights only; training cannot go on from it",
+            remedy=f"use checkpoints/{LAST_CHECKPOINT} of the run",
+        )
+    payload = checkpoint[PAYLOAD_KEY]
+    changes = require_resumable(payload["config"], config, str(path))
+    folder = run_folder_of(path)
+    if folder is None:
+        raise UserError(f"{path} lies in no run folder", remedy="give the run folder")
+    return ResumePoint(path, folder, payload, changes)

@@ -1,0 +1,54 @@
+"""Names of run folders: when a run started, and a random part so that no two runs share a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from datetime import datetime
+
+from omegaconf import OmegaConf
+
+STAMP_VARIABLE = "CRYSTALFM_RUN_STAMP"
+"""Environment variable through which a process tells its distributed children the run's stamp."""
+
+_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_PROCID")
+_MAX_NAME_CHARACTERS = 80
+
+
+def run_stamp() -> str:
+    """Return the stamp of this process's run, ``2026-01-31_12-00-00_1a2b3c``."""
+    stamp = os.environ.get(STAMP_VARIABLE)
+    return stamp or new_stamp()
+
+
+def new_stamp() -> str:
+    """Draw a stamp for a new run and share it with the children of this process."""
+    now = datetime.now().astimezone()
+    stamp = f"{now:%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
+    os.environ[STAMP_VARIABLE] = stamp
+    return stamp
+
+
+def begin_run() -> None:
+    """Forget the stamp of an earlier run, unless this process is a rank of a distributed one."""
+    if not is_child_rank():
+        os.environ.pop(STAMP_VARIABLE, None)
+
+
+def is_child_rank() -> bool:
+    """Say whether this process works for a run that another process started."""
+    return any(os.environ.get(name, "0") != "0" for name in _RANK_VARIABLES)
+
+
+def folder_name(text: str) -> str:
+    """Return overrides as a short name that needs no quoting anywhere (``model-llm_fusion_data.limit-200``)."""
+    name = re.sub(r"[^\w.\-]+", "-", text.replace(",", "_")).strip("-._")
+    return name[:_MAX_NAME_CHARACTERS].rstrip("-._") or "default"
+
+
+def register_resolvers() -> None:
+    """Make ``${run_stamp:}`` and ``${folder_name:TEXT}`` known to the configuration."""
+    # Cached per configuration, so that a launcher's other processes see the folder of the first.
+    OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -1,0 +1,186 @@
+"""Training: one run from a checked configuration to a folder that a person can read."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from crystalfm.assets.progress import RichProgress
+from crystalfm.config.build import resolve_modalities
+from crystalfm.data.records import write_rejected
+from crystalfm.data.splits import write_splits
+from crystalfm.report.facts import RunFacts
+from crystalfm.report.summary import Outcome, build_summary
+from crystalfm.report.tables import closing_panel, results_table, start_table
+from crystalfm.run.build import asset_store, construct, is_classical
+from crystalfm.run.classical import ClassicalSession, score_baselines
+from crystalfm.run.console import run_console
+from crystalfm.run.folder import RunFolder
+from crystalfm.run.prepare import PreparedData, prepare_data
+from crystalfm.run.results import score_rows, write_figures, write_predictions
+from crystalfm.run.resume_point import ResumePoint, find_resume
+from crystalfm.run.session import FittedModel, Session, outcome_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from crystalfm.assets.store import AssetStore
+    from crystalfm.report.scores import ModelScores
+
+
+def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
+    """Train the configured model and write the run folder.
+
+    Args:
+        cfg: checked configuration.
+        run_dir: run folder; a resumed run goes on in its own folder.
+
+    Returns:
+        test metrics in physical units by name (``test/mae_gap_hartree``) and ``val/loss``.
+
+    Raises:
+        UserError: something the user can mend.
+        TrainingInterruptedError: a signal stopped the training after a checkpoint was written.
+    """
+    started = time.monotonic()
+    console = run_console()
+    config = resolved_config(cfg)
+    point = find_resume(cfg, config)
+    folder = RunFolder(run_dir if point is None else point.folder.root).create()
+    seed_everything(cfg)
+    store = asset_store(cfg, RichProgress(console))
+    prepared = prepare_data(cfg, store, resolve_modalities(cfg, construct(cfg.data).spec()))
+    if point is not None:
+        _announce_resume(point, prepared, console)
+    folder.write_config(config)
+    write_splits(folder.split, prepared.table, prepared.splits, seed=cfg.seed)
+    write_rejected(folder.rejected, prepared.table.rejected)
+    session = build_session(cfg, config, prepared, folder, store, console)
+    facts = run_facts(cfg, prepared, folder, session)
+    console.print(start_table(facts))
+    fitted = session.fit(None if point is None else point.checkpoint)
+    results = _evaluate(cfg, prepared, fitted, folder, store, console)
+    outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
+    folder.write_summary(build_summary(facts, outcome, results))
+    return _metrics(results[0], fitted)
+
+
+def resolved_config(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain containers with every interpolation resolved, without Hydra's own part."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    if not isinstance(container, dict):
+        raise TypeError("the configuration is not a mapping")
+    return {str(key): value for key, value in container.items() if key != "hydra"}
+
+
+def seed_everything(cfg: DictConfig) -> None:
+    """Seed torch, NumPy and Python, and set the number of CPU threads."""
+    import torch
+    from lightning import seed_everything as seed_all
+
+    if cfg.trainer.num_threads is not None:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    seed_all(cfg.seed, workers=True, verbose=False)
+
+
+def build_session(
+    cfg: DictConfig,
+    config: Mapping[str, Any],
+    prepared: PreparedData,
+    folder: RunFolder,
+    store: AssetStore,
+    console: Console,
+) -> Session:
+    """Build the session of the configured model."""
+    if is_classical(cfg.model):
+        return ClassicalSession(cfg, config, prepared, folder)
+    from crystalfm.run.network import NetworkSession
+
+    return NetworkSession(cfg, config, prepared, folder, store, console)
+
+
+def run_facts(cfg: DictConfig, prepared: PreparedData, folder: RunFolder, session: Session) -> RunFacts:
+    """Collect what the start table and the summary say of the run."""
+    import torch
+
+    return RunFacts(
+        run_name=cfg.name,
+        run_folder=folder.root,
+        model=cfg.model.name,
+        data=cfg.data.name,
+        data_hash=prepared.table.content_hash,
+        targets=prepared.table.target_specs,
+        split_sizes=prepared.splits.sizes,
+        num_rejected=len(prepared.table.rejected),
+        encoders=[encoder.report() for encoder in prepared.encoders.values()],
+        num_parameters=session.num_parameters,
+        num_trainable=session.num_trainable,
+        device=session.device,
+        precision=session.precision,
+        num_threads=torch.get_num_threads(),
+        seed=cfg.seed,
+        notes=session.notes,
+    )
+
+
+def _announce_resume(point: ResumePoint, prepared: PreparedData, console: Console) -> None:
+    point.require_same_data(prepared.table, prepared.splits)
+    console.print(f"resuming from {point.checkpoint}", highlight=False)
+    for difference in point.differences:
+        console.print(f"  changed: {difference}", highlight=False)
+
+
+def _evaluate(
+    cfg: DictConfig,
+    prepared: PreparedData,
+    fitted: FittedModel,
+    folder: RunFolder,
+    store: AssetStore,
+    console: Console,
+) -> list[ModelScores]:
+    """Predict validation and test rows, fit the baselines, and write and show everything."""
+    rows = np.sort(np.concatenate([prepared.splits.val, prepared.splits.test]))
+    predicted = fitted.predict(rows)
+    write_predictions(folder.predictions, prepared.table, prepared.splits, rows, predicted)
+    scored = prepared.splits.test if len(prepared.splits.test) else prepared.splits.val
+    of_scored = predicted[np.searchsorted(rows, scored)]
+    results = [score_rows(cfg.model.name, prepared.table, scored, of_scored)]
+    results += score_baselines(cfg, prepared, store, scored, console)
+    name = "test" if len(prepared.splits.test) else "validation"
+    title = f"{cfg.data.name}, {len(scored):,} {name} rows"
+    console.print(results_table(results, title=title))
+    files = write_figures(
+        folder.figures,
+        prepared.table.targets[scored],
+        of_scored,
+        results,
+        prepared.table.target_specs,
+        folder.metrics,
+        title=f"{cfg.name}: {title}",
+    )
+    console.print(closing_panel(folder.root, files, _next_commands(cfg, prepared, folder)))
+    return results
+
+
+def _next_commands(cfg: DictConfig, prepared: PreparedData, folder: RunFolder) -> list[str]:
+    commands = [f"python evaluate.py ckpt={folder.root}"]
+    if "smiles" in prepared.table.spec.fields and prepared.modalities:
+        commands.append(f'python -m crystalfm.predict ckpt={folder.root} input="CCO"')
+    else:
+        commands.append(f"python train.py model=llm_fusion data={cfg.data.name}")
+    return commands
+
+
+def _metrics(scores: ModelScores, fitted: FittedModel) -> dict[str, float]:
+    """Return the final metrics by name for sweepers and callers."""
+    metrics = {f"val/{name}": value for name, value in fitted.validation.items()}
+    for score in scores.scores:
+        metrics[f"test/mae_{score.target.label}"] = score.mae
+        metrics[f"test/rmse_{score.target.label}"] = score.rmse
+    return metrics

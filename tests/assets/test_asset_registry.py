@@ -1,0 +1,93 @@
+"""The registry file is complete, and names that could leave a folder are refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from crystalfm.assets.places import HubPlace, MirrorPlace, WheelPlace, is_weight_file, wanted_hub_files
+from crystalfm.assets.registry import ASSETS, is_safe_name, read_asset
+
+EXPECTED = {
+    "qm9", "qm9_moleculenet", "chebi20", "minilm", "rxnfp", "smollm2_135m", "chemberta", "selfies_ted",
+    "gpt2", "gpt2_large", "bert", "matbert", "llama2_7b", "llama3_8b",
+}  # fmt: skip
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def test_every_asset_is_there() -> None:
+    assert set(ASSETS) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_asset_is_complete(name: str) -> None:
+    asset = ASSETS[name]
+    assert asset.kind in {"data", "weights"}
+    assert asset.title
+    assert asset.licence
+    assert asset.citation
+    assert asset.required
+    assert isinstance(asset.places[0], MirrorPlace)
+    assert asset.mirror_folders[0] == name
+    assert len(set(asset.mirror_folders)) == len(asset.mirror_folders)
+    for file in asset.files:
+        assert file.sha256 is None or DIGEST.fullmatch(file.sha256)
+        assert (file.size is None) == (file.sha256 is None)
+
+
+@pytest.mark.parametrize("name", ["qm9", "minilm", "rxnfp", "smollm2_135m"])
+def test_wheel_assets_are_pinned(name: str) -> None:
+    asset = ASSETS[name]
+    wheel = asset.wheel
+    assert isinstance(wheel, WheelPlace)
+    assert DIGEST.fullmatch(wheel.sha256)
+    assert wheel.filename.endswith("-py3-none-any.whl")
+    assert f"-{wheel.version}-" in wheel.filename
+    assert asset.is_pinned
+    assert asset.approx_bytes == sum(file.size or 0 for file in asset.files)
+
+
+def test_no_pickled_settings_are_taken_from_wheels() -> None:
+    names = {file.name for asset in ASSETS.values() for file in asset.files}
+    assert not {name for name in names if name.endswith((".pt", ".pkl", ".pickle")) or "training_args" in name}
+
+
+def test_hub_assets_accept_their_repository_names_in_a_mirror() -> None:
+    assert ASSETS["gpt2"].mirror_folders == ("gpt2", "openai-community/gpt2")
+    assert ASSETS["bert"].mirror_folders == ("bert", "google-bert/bert-base-uncased", "bert-base-uncased")
+    assert isinstance(ASSETS["llama2_7b"].hub, HubPlace)
+    assert ASSETS["llama2_7b"].hub.gated
+
+
+def test_pytorch_weights_only_where_no_safetensors_exist() -> None:
+    common = ["config.json", "tokenizer.json", "README.md", "onnx/model.safetensors", "training_args.bin"]
+    assert wanted_hub_files([*common, "model.safetensors", "pytorch_model.bin"]) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert wanted_hub_files([*common, "pytorch_model.bin"]) == [
+        "config.json",
+        "pytorch_model.bin",
+        "tokenizer.json",
+    ]
+    assert is_weight_file("pytorch_model-00001-of-00002.bin")
+    assert not is_weight_file("model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a\\..\\x", "C:x", ""])
+def test_unsafe_names(name: str) -> None:
+    assert not is_safe_name(name)
+    table = {"kind": "data", "title": "t", "licence": "l", "citation": "c", "files": [{"name": name}]}
+    with pytest.raises(ValueError, match="bad file name"):
+        read_asset("bad", table)
+
+
+def test_safe_name() -> None:
+    assert is_safe_name("1_Pooling/config.json")
+
+
+def test_unknown_key_in_the_registry_is_refused() -> None:
+    with pytest.raises(ValueError, match="license"):
+        read_asset("bad", {"license": "MIT"})

@@ -1,0 +1,200 @@
+"""Every command on a page is understood; those that need no downloaded weights run, made small."""
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from crystalfm.assets.registry import ASSETS
+from crystalfm.config.compose import Composer
+from crystalfm.config.preflight import preflight
+from crystalfm.config.schema import ENTRY_POINTS
+from crystalfm.run.cli import main
+from crystalfm.run.predict_command import predict_config
+from documented import ROOT, Command, commands
+
+MOLECULES = (
+    "C",
+    "CC",
+    "CCO",
+    "CCC",
+    "CCN",
+    "CO",
+    "C=C",
+    "C#N",
+    "c1ccccc1",
+    "CC(=O)O",
+    "CCOC",
+    "CC=O",
+    "OCC=O",
+    "NCC=O",
+)
+COLUMNS = ("solubility", "homo", "lumo", "gap", "alpha", "mu")
+SHRINK = (
+    "data.limit=null", "data.batch_size=4", "trainer.max_epochs=1", "trainer.limit_train_batches=2",
+    "trainer.num_threads=1", "callbacks.progress_bar=false", "paths.cache=cache",
+)  # fmt: skip
+SMALL_TABLE = ("data=csv", "data.path=molecules.csv", "data.smiles_column=smiles")
+NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp")
+DOCUMENTED = commands()
+TRAININGS = [c for c in DOCUMENTED if c.program == "train" and not {"--help", "--cfg"} & set(c.words)]
+
+
+def write_molecules(folder):
+    """A table with every column the pages name."""
+    smiles = [prefix + core for prefix in ("", "C", "CC") for core in MOLECULES]
+    rows = [",".join(["smiles", *COLUMNS])]
+    rows += [
+        ",".join([text, *(f"{len(text) + 0.1 * i:.2f}" for i in range(len(COLUMNS)))]) for text in dict.fromkeys(smiles)
+    ]
+    (folder / "molecules.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """A folder with what the commands name: a table, a mirror, and a run where one has been made."""
+    monkeypatch.chdir(tmp_path)
+    write_molecules(tmp_path)
+    (tmp_path / "mirror").mkdir()
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A small finished run of the quickstart, made once."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_molecules(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *shrunk(["experiment=quickstart"])]) == 0
+    (run,) = (folder / "runs" / "quickstart").iterdir()
+    return run
+
+
+def shrunk(arguments):
+    """The same training on a small table, with as much as possible taken from the command."""
+    kept = [
+        word for word in arguments if not word.startswith(("data=", "data.path=", "data.smiles_column=", "data.limit="))
+    ]
+    given = {word.partition("=")[0] for word in kept}
+    small = [word for word in SHRINK if word.partition("=")[0] not in given]
+    targets = [] if "data.targets" in given else ["data.targets=[gap]"]
+    classical = "model=xgboost" in kept or "llm_fusion,xgboost" in " ".join(kept)
+    trees = ["model.num_trees=3"] if classical and "-m" not in kept else []
+    trials = [re.sub(r"^model\.num_trials=\d+$", "model.num_trials=1", word) for word in kept]
+    return [*trials, *SMALL_TABLE, *targets, *small, *trees]
+
+
+def with_run(arguments, run):
+    """Replace ``runs/<name>/RUN`` by a real run folder."""
+    return [re.sub(r"runs/[\w-]+/RUN", str(run), word) for word in arguments]
+
+
+def adopt(run, workplace):
+    """Copy a finished run to where the commands look for it."""
+    copy = workplace / "runs" / "quickstart" / run.name
+    shutil.copytree(run, copy)
+    return copy
+
+
+@pytest.mark.parametrize("command", DOCUMENTED, ids=lambda command: command.line)
+def test_is_understood(command, workplace):
+    CHECKS[command.program](command, workplace)
+
+
+def check_composed(command, workplace):
+    """The configuration composes and holds no unknown key, wrong value or impossible option."""
+    words = command.arguments
+    if "--help" in words or "--cfg" in words:
+        assert main([command.program, *words]) == 0
+        return
+    run = workplace / "runs" / "r"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.ckpt").touch()
+    overrides = [word for word in with_run(words, run) if word != "-m"]
+    with Composer(command.program) as composer:
+        assert preflight(composer, overrides, multirun="-m" in words, fit=False)
+
+
+def check_predict(command, workplace):
+    cfg = predict_config(with_run(command.arguments, workplace))
+    assert cfg.input
+
+
+def check_fetch(command, workplace):
+    known = {*ASSETS, "list", "fetch", "verify"}
+    assert [word for word in command.arguments if word not in known] == []
+
+
+def check_make(command, workplace):
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert command.arguments[0] in targets
+
+
+def check_pip(command, workplace):
+    extras = re.findall(r"\[([\w,]+)\]", command.line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {name for text in extras for name in text.split(",")} <= project["optional-dependencies"].keys()
+
+
+def check_source(command, workplace):
+    assert command.arguments == [".venv/bin/activate"]
+
+
+def check_console(command, workplace):
+    assert main([*command.program.split(), *command.arguments]) == 0
+
+
+CHECKS = {
+    "train": check_composed,
+    "evaluate": check_composed,
+    "predict": check_predict,
+    "fetch": check_fetch,
+    "make": check_make,
+    "pip": check_pip,
+    "source": check_source,
+    "data check": check_console,
+    "config check": check_console,
+    "config keys": check_console,
+}
+
+
+def test_every_program_has_a_check():
+    assert {command.program for command in DOCUMENTED} <= CHECKS.keys()
+
+
+def test_unknown_key_in_a_documented_command_would_be_found(workplace):
+    with pytest.raises(Exception, match=r"data\.limt"):
+        check_composed(Command("page", "python train.py data.limt=3"), workplace)
+
+
+@pytest.mark.parametrize("command", TRAININGS, ids=lambda command: command.line)
+def test_training_runs(command, workplace, request):
+    if NEEDS_ASSETS.search(command.line):
+        pytest.skip("needs downloaded weights or a GPU")
+    words = command.arguments
+    if "RUN" in command.line or "ckpt=auto" in words:
+        words = with_run(words, adopt(request.getfixturevalue("finished_run"), workplace))
+    assert main(["train", *shrunk(words)]) == 0
+    summaries = list(workplace.glob("runs/**/summary.json"))
+    assert summaries
+
+
+def test_evaluation_runs(workplace, finished_run):
+    run = adopt(finished_run, workplace)
+    for command in DOCUMENTED:
+        if command.program == "evaluate":
+            assert main(["evaluate", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
+
+
+def test_prediction_runs(workplace, finished_run):
+    run = adopt(finished_run, workplace)
+    for command in DOCUMENTED:
+        if command.program == "predict":
+            assert main(["predict", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
+    assert Path("predictions.csv").is_file()
+
+
+def test_every_entry_point_is_documented():
+    assert {"train", "evaluate", "predict"} <= {command.program for command in DOCUMENTED} & ENTRY_POINTS.keys()

@@ -1,0 +1,177 @@
+"""A resumed run equals an uninterrupted one bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from crystalfm.contracts import UserError
+from crystalfm.run import network
+from crystalfm.run.callbacks import TrainingInterruptedError
+from crystalfm.run.train import train
+
+from run_helpers import MakeConfig, last_state
+
+
+class SignalAtStep(Callback):
+    """Sends this process a signal in the middle of one training step."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step = step
+        self.number = number
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int | None, number: signal.Signals = signal.SIGINT) -> None:
+    original = (
+        network.NetworkSession._callbacks.__wrapped__
+        if hasattr(network.NetworkSession._callbacks, "__wrapped__")
+        else network.NetworkSession._callbacks
+    )
+
+    def with_signal(self: Any, console: Any) -> list[Callback]:
+        extra = [] if step is None else [SignalAtStep(step, number)]
+        return [*original(self, console), *extra]
+
+    with_signal.__wrapped__ = original  # type: ignore[attr-defined]
+    monkeypatch.setattr(network.NetworkSession, "_callbacks", with_signal)
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """Compare weights, optimizer, schedule, random states, and every logged number."""
+    one, two = last_state(first), last_state(second)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(one[key], two[key], key)
+    assert_same(one["callbacks"]["exact_resume"], two["callbacks"]["exact_resume"], "exact_resume")
+    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
+
+
+EXTRA = ["trainer.max_epochs=4", "data.bucket_by_length=true", "optimizer.lr=0.01", "scheduler.patience=0"]
+
+
+@pytest.fixture
+def whole(make_config: MakeConfig, tmp_path: Path) -> Path:
+    train(make_config(*EXTRA), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_resume_at_an_epoch_boundary(make_config: MakeConfig, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "parts"
+    train(make_config(*EXTRA, "trainer.max_epochs=2"), folder)
+    train(make_config(*EXTRA, f"ckpt={folder}"), tmp_path / "unused")
+    assert not (tmp_path / "unused" / "config.yaml").exists()
+    assert_same_training(whole, folder)
+
+
+@pytest.mark.parametrize("steps", [[2], [8], [3, 9], [6], [0, 1, 17]])
+def test_resume_in_mid_epoch(
+    make_config: MakeConfig, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    folder = tmp_path / "parts"
+    for number, step in enumerate(steps):
+        interrupt_at(monkeypatch, step)
+        point = [f"ckpt={folder}"] if number else []
+        with pytest.raises(TrainingInterruptedError):
+            train(make_config(*EXTRA, *point), folder)
+        assert last_state(folder)["global_step"] >= step + 1
+    interrupt_at(monkeypatch, None)
+    train(make_config(*EXTRA, f"ckpt={folder}"), folder)
+    assert_same_training(whole, folder)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.val_check_interval=0.5"],
+        ["trainer.accumulate_grad_batches=2"],
+        ["scheduler=cosine", "scheduler.warmup_steps=3"],
+        ["callbacks.ema_decay=0.9"],
+        ["data.num_workers=2"],
+        ["callbacks.early_stopping_patience=50", "model.modality_dropout=0.3"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_resume_with_other_settings(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    settings = [*EXTRA, "trainer.max_epochs=3", *overrides]
+    train(make_config(*settings), tmp_path / "whole")
+    folder = tmp_path / "parts"
+    interrupt_at(monkeypatch, 3)
+    with pytest.raises(TrainingInterruptedError):
+        train(make_config(*settings), folder)
+    interrupt_at(monkeypatch, None)
+    train(make_config(*settings, f"ckpt={folder}"), folder)
+    assert_same_training(tmp_path / "whole", folder)
+
+
+def test_periodic_checkpoints_do_not_change_the_training(make_config: MakeConfig, tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "periodic"
+    train(make_config(*EXTRA, "callbacks.checkpoint_every_n_steps=2"), folder)
+    assert_same_training(whole, folder)
+
+
+def test_termination_signal_leaves_a_checkpoint(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interrupt_at(monkeypatch, 1, signal.SIGTERM)
+    with pytest.raises(TrainingInterruptedError, match="SIGTERM"):
+        train(make_config(*EXTRA), tmp_path / "run")
+    assert last_state(tmp_path / "run")["global_step"] == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_auto_finds_the_newest_run_of_the_name(make_config: MakeConfig, tmp_path: Path, whole: Path) -> None:
+    first = tmp_path / "runs" / "mine" / "1"
+    train(make_config(*EXTRA, "trainer.max_epochs=2", "name=mine", "ckpt=auto"), first)
+    train(make_config(*EXTRA, "name=mine", "ckpt=auto"), tmp_path / "runs" / "mine" / "2")
+    assert not (tmp_path / "runs" / "mine" / "2").exists()
+    assert_same_training(whole, first)
+
+
+def test_a_changed_setting_is_refused_and_shown(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(make_config("trainer.max_epochs=1"), folder)
+    with pytest.raises(UserError, match=r"! optimizer\.lr: 0\.001 -> 0\.5") as caught:
+        train(make_config(f"ckpt={folder}", "optimizer.lr=0.5", "trainer.max_epochs=3"), folder)
+    assert "trainer.max_epochs: 1 -> 3" in str(caught.value)
+
+
+def test_changed_data_are_refused(make_config: MakeConfig, tmp_path: Path, molecule_csv: Path) -> None:
+    folder = tmp_path / "run"
+    train(make_config("trainer.max_epochs=1"), folder)
+    molecule_csv.write_text(molecule_csv.read_text().replace("m0,", "m_zero,"))
+    with pytest.raises(UserError, match="records changed"):
+        train(make_config(f"ckpt={folder}", "trainer.max_epochs=2"), folder)
+
+
+def test_weights_alone_cannot_be_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(make_config("trainer.max_epochs=1"), folder)
+    with pytest.raises(UserError, match="weights only"):
+        train(make_config(f"ckpt={folder / 'checkpoints' / 'best.ckpt'}"), folder)

@@ -1,0 +1,8 @@
+"""Train a model: ``python train.py [group=option] [key=value]``; ``--help`` says more."""
+
+import sys
+
+from crystalfm.run.task import run_task
+
+if __name__ == "__main__":
+    sys.exit(run_task("train"))
