@@ -45,7 +45,8 @@ check: $(STAMP) ## lint, types, direction of imports
 bench: $(STAMP) ## measure what the documentation claims about speed
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
 
-docs: $(STAMP) ## check the pages: links, commands, option names
+docs: $(STAMP) ## write the table of keys and run every command on the pages, made small
+	@$(BIN)/python scripts/key_table.py
 	@$(BIN)/python -m pytest -q tests/docs
 
 clean: ## remove the environment and everything built; runs/ stays

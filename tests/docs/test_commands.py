@@ -6,13 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from documented import ROOT, Command, commands
+
 from crystalfm.assets.registry import ASSETS
 from crystalfm.config.compose import Composer
 from crystalfm.config.preflight import preflight
 from crystalfm.config.schema import ENTRY_POINTS
 from crystalfm.run.cli import main
 from crystalfm.run.predict_command import predict_config
-from documented import ROOT, Command, commands
 
 MOLECULES = (
     "C",

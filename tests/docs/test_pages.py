@@ -1,6 +1,8 @@
 """Pages lead where they say."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from documented import PAGES, ROOT, commands
@@ -49,3 +51,10 @@ def test_the_two_commands_stand_in_the_readme():
 def test_the_results_section_can_be_filled():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"<!-- results:quickstart -->\n.+?\n<!-- /results:quickstart -->", text, re.DOTALL)
+
+
+def test_the_table_of_keys_is_current():
+    script = ROOT / "scripts" / "key_table.py"
+    answer = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert answer.stderr == ""
+    assert answer.returncode == 0, "docs/keys.md is out of date: make docs"

@@ -255,7 +255,7 @@ def _write_gguf(gguf, model, path):
             if part in key:  # llama.cpp rotates neighbouring pairs, transformers two halves
                 halves = array.reshape(num_heads, 2, -1, array.shape[1])
                 array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
-        writer.add_tensor(names.get_name("model." + key, try_suffixes=(".weight",)) + ".weight", array)
+        writer.add_tensor(names.get_name("model." + key, try_suffixes=(".weight",)), array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from crystalfm.models.errors import RegressionErrors
+from crystalfm.models.errors import RegressionErrors, WeightedMean
 
 
 def _random(num_rows=200, offset=0.0):
@@ -52,3 +52,19 @@ def test_reset_forgets_and_the_state_stays_out_of_checkpoints():
     errors.update(torch.full((1, 1), 2.0), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
     assert errors.compute()["mae"].item() == 2.0
     assert errors.state_dict() == {}
+
+
+def test_unknown_targets_may_hold_nan():
+    errors = RegressionErrors(torch.zeros(1))
+    target = torch.tensor([[1.0], [float("nan")]])
+    errors.update(torch.zeros(2, 1), target, torch.tensor([[True], [False]]))
+    assert errors.compute()["mae"].item() == 1.0
+
+
+def test_weighted_mean_counts_its_weights_and_keeps_nan():
+    mean = WeightedMean()
+    mean.update(torch.tensor(2.0), torch.tensor(3))
+    mean.update(torch.tensor(1.0), torch.tensor(1))
+    assert mean.compute().item() == 1.75
+    mean.update(torch.tensor(float("nan")), torch.tensor(1))
+    assert mean.compute().isnan()

@@ -29,7 +29,6 @@ TINY = [
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
     "callbacks.progress_bar=false",
-    "model.dropout=0.1",
 ]
 
 

@@ -144,7 +144,8 @@ def test_too_many_bad_rows_stop_the_prediction(run: Path, make_config: MakeConfi
 
 def test_classical_models_leave_the_same_folder(make_config: MakeConfig, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    train(make_config("model=xgboost", "modalities=[fingerprint]", "model.num_trials=2", "model.num_trees=20"), folder)
+    overrides = ["model=xgboost", "modalities=[fingerprint]", "model.num_trials=2", "model.num_trees=20"]
+    train(make_config(*overrides), folder)
     assert (folder / "trials.csv").read_text().count("\n") == 1 + 2 * 3
     metrics = evaluate(make_config(f"ckpt={folder}", config="evaluate", tiny=False), tmp_path / "evaluation")
     summary = json.loads((folder / "summary.json").read_text())

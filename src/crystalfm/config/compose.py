@@ -52,6 +52,7 @@ class Composition:
         forced: keys that the files lack and that were added for the check.
         overridden: keys that the command line sets.
         group_overrides: the overrides that chose options.
+        chosen: keys of the nodes whose option the command line chose.
     """
 
     cfg: DictConfig | None
@@ -59,6 +60,7 @@ class Composition:
     forced: list[str] = field(default_factory=list)
     overridden: list[str] = field(default_factory=list)
     group_overrides: list[str] = field(default_factory=list)
+    chosen: set[str] = field(default_factory=set)
 
 
 class Composer:
@@ -139,19 +141,20 @@ class Composer:
             overrides: without sweeps.
         """
         parsed, problems = self.parse(overrides)
-        groups, values = [], []
+        groups, values, chosen = [], [], set()
         for item in parsed:
             problem = self._sweep_problem(item)
             if problem is None and self._chooses_option(item):
                 problem = self._option_problem(item)
                 groups.extend([] if problem else [str(item.input_line)])
+                chosen.add(str(item.package or item.key_or_group))
             elif problem is None:
                 values.append(item)
             problems.extend([problem] if problem else [])
         base = self._base(tuple(groups))
         if isinstance(base, Problem):
             return Composition(None, [*problems, base], group_overrides=groups)
-        result = Composition(copy.deepcopy(base), problems, group_overrides=groups)
+        result = Composition(copy.deepcopy(base), problems, group_overrides=groups, chosen=chosen)
         for item in values:
             _apply(item, result)
         return result

@@ -161,7 +161,8 @@ def _data(tree: Tree, groups: Groups, broken: set[str]) -> Iterator[Problem]:
             f"data set '{spec.name}' has no target '{name}'",
             suggestion(name, [target.name for target in spec.targets], label="targets"),
         )
-    if "model" in tree and not any(_below(key, broken) for key in ("model", "modalities", "encoders")):
+    fusable = isinstance(tree.get("encoders"), dict) and isinstance(tree.get("model"), dict)
+    if fusable and not any(_below(key, broken) for key in ("model", "modalities")):
         yield from _modalities(tree, spec, groups)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,20 +37,25 @@ def preflight(
     parsed, problems = composer.parse(overrides)
     configs: list[DictConfig] = []
     jobs = list(composer.jobs(parsed, multirun=multirun))
+    found: list[tuple[Problem, str]] = []
     for job in jobs:
         composition = composer.compose(job)
-        found = _check(composer, composition, fit=fit)
-        if len(jobs) > 1:
-            found = [replace(problem, job=" ".join(job)) for problem in found]
-        problems.extend(found)
+        found += [(problem, " ".join(job)) for problem in _check(composer, composition, fit=fit)]
         if composition.cfg is not None:
             cfg = composition.cfg
             OmegaConf.set_struct(cfg, value=False)
             cfg.pop("hydra", None)
             configs.append(cfg)
+    problems += _named_jobs(found, len(jobs))
     if problems:
         raise ConfigError(unique(problems))
     return configs
+
+
+def _named_jobs(found: Sequence[tuple[Problem, str]], num_jobs: int) -> list[Problem]:
+    """Say which job a problem belongs to, unless all have it."""
+    counts = Counter(problem for problem, _ in found)
+    return [problem if counts[problem] == num_jobs else replace(problem, job=job) for problem, job in found]
 
 
 def _check(composer: Composer, composition: Composition, *, fit: bool) -> list[Problem]:
@@ -74,6 +80,8 @@ def _check(composer: Composer, composition: Composition, *, fit: bool) -> list[P
 
 
 def _where(key: str, composition: Composition, files: Sequence[SourceFile]) -> str:
+    if key in composition.chosen:
+        return COMMAND_LINE
     for name in composition.overridden:
         if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}."):
             return COMMAND_LINE

@@ -11,7 +11,8 @@ from crystalfm.contracts import UserError
 COMMAND_LINE = "command line"
 """Where a key comes from that no file sets."""
 
-_NUM_CHOICES_SHOWN = 40
+_NUM_CHOICES_SHOWN = 30
+_NUM_CHOICES_BESIDE_NEAREST = 15
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def suggestion(name: str, choices: Iterable[str], *, label: str = "choices") -> 
     choices = list(choices)
     near = nearest(name, choices)
     parts = [f"did you mean '{near}'?"] if near else []
-    if choices:
+    if choices and (not near or len(choices) <= _NUM_CHOICES_BESIDE_NEAREST):
         shown = ", ".join(choices[:_NUM_CHOICES_SHOWN])
         parts.append(f"{label}: {shown}{', ...' if len(choices) > _NUM_CHOICES_SHOWN else ''}")
     return " ".join(parts)

@@ -46,6 +46,9 @@ _MERGED_ROWS = 65_536
 _MERGE_AT = 16
 """So many segments below `_MERGED_ROWS` rows are merged."""
 
+_MAX_NAMED_DIFFERENCES = 4
+"""An identity that differs in more than this from every cached one is simply another encoder."""
+
 _RETIRED_SECONDS = 14 * 24 * 3600
 """How long merged segments are kept for runs on other machines that may still have them mapped."""
 
@@ -334,4 +337,6 @@ def _nearest_identity(root: Path, identity: Mapping[str, Any]) -> str:
         differing = [key for key in keys if identity.get(key) != other.get(key)]
         if differing and (nearest is None or len(differing) < len(nearest)):
             nearest = differing
-    return "" if nearest is None else f": other {', '.join(nearest)} than before"
+    if nearest is None or len(nearest) > _MAX_NAMED_DIFFERENCES:
+        return ""
+    return f": other {', '.join(nearest)} than before"

@@ -87,6 +87,9 @@ class FingerprintNetwork(EncoderNetwork):
 _EXPLICIT_ATTENTION_LENGTH = 128
 """Up to here attention on the CPU is spelt out; beyond, its (B, H, L, L) scores would cost too much memory."""
 
+_MASKED_SCORE = -3e4
+"""Added to scores of padding: its weight is zero, yet it is finite in half precision and for rows of padding alone."""
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
     """Return scaled dot-product attention (B, H, L, D / H).
@@ -199,7 +202,39 @@ class TokenTransformer(EncoderNetwork):
         mask = batch[batch_key(self.modality, "mask")]
         hidden = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device)
-        bias = bias.masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+        bias = bias.masked_fill(~mask, _MASKED_SCORE)[:, None, None, :]
         for block in self.blocks:
             hidden = block(hidden, bias)
         return pool(self.norm(hidden), mask, self.pooling)
+
+
+class PretrainedNetwork(EncoderNetwork):
+    """A transformer of the transformers library with pooled hidden states.
+
+    Args:
+        modality: modality whose batch keys it reads.
+        model: module called with ``input_ids`` and ``attention_mask`` that returns ``last_hidden_state``.
+        width: width of the hidden states (D).
+        pooling: how token vectors become one vector.
+        normalize: whether vectors are scaled to unit length.
+    """
+
+    def __init__(self, modality: str, model: nn.Module, *, width: int, pooling: Pooling, normalize: bool) -> None:
+        super().__init__(modality, width)
+        self.model = model
+        self.pooling = pooling
+        self.normalize = normalize
+
+    def encode(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return vectors (B, D) of token ids (B, L) where ``mask`` (B, L) is true."""
+        # A row without the modality is all padding, and a softmax over nothing would not be finite.
+        seen = mask.clone()
+        seen[:, 0] |= ~mask.any(dim=1)
+        hidden: Tensor = self.model(input_ids=tokens, attention_mask=seen.long()).last_hidden_state
+        vectors = pool(hidden, mask, self.pooling)
+        return functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return vectors (B, D) of ``{modality}.tokens`` (B, L) where ``{modality}.mask`` (B, L) is true."""
+        tokens = batch[batch_key(self.modality, "tokens")]
+        return self.encode(tokens, batch[batch_key(self.modality, "mask")])

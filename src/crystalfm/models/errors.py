@@ -36,13 +36,14 @@ class RegressionErrors(Metric):
 
         Args:
             prediction: (B, T) in physical units.
-            target: (B, T) in physical units; anything finite where unknown.
+            target: (B, T) in physical units; anything where unknown.
             mask: (B, T) bool, true where the target is known.
         """
         dtype = self.count.dtype
         known = mask.to(dtype)
-        error = (prediction.detach().to(dtype) - target.to(dtype)) * known
-        offset = (target.to(dtype) - self._origin.to(target.device, dtype)) * known
+        truth = target.to(dtype)
+        error = torch.where(mask, prediction.detach().to(dtype) - truth, 0.0)
+        offset = torch.where(mask, truth - self._origin.to(target.device, dtype), 0.0)
         self.count += known.sum(dim=0)
         self.absolute += error.abs().sum(dim=0)
         self.squared += error.square().sum(dim=0)
@@ -60,3 +61,30 @@ class RegressionErrors(Metric):
             "rmse": (self.squared / self.count).sqrt(),
             "r2": torch.where(spread > 0, 1.0 - self.squared / spread, torch.nan),
         }
+
+
+class WeightedMean(Metric):
+    """Mean of values with weights, over batches and processes; NaN stays NaN.
+
+    (torchmetrics' own ``MeanMetric`` either looks for NaN at every update, which waits for the device, or, told
+    not to, ignores the weights.)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Add a scalar with its weight."""
+        self.total += value.detach().to(self.total.dtype) * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Return the mean, float64; NaN without any weight."""
+        return self.total / self.weight

@@ -11,10 +11,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
 
 from crystalfm.contracts import TargetSpec, UserError
-from crystalfm.models.errors import RegressionErrors
+from crystalfm.models.errors import RegressionErrors, WeightedMean
 from crystalfm.models.optim import build_optimizer, build_scheduler
 from crystalfm.models.settings import LossName, OptimizerSettings, SchedulerSettings, check_choice
 
@@ -45,8 +44,7 @@ class _StageMetrics(nn.Module):
     def __init__(self, origin: Tensor) -> None:
         super().__init__()
         self.errors = RegressionErrors(origin)
-        # Looking for NaN would read every batch back from the device; a NaN simply shows in the mean.
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss = WeightedMean()
 
 
 class RegressionModule(lightning.LightningModule):
@@ -105,9 +103,11 @@ class RegressionModule(lightning.LightningModule):
 
     def loss(self, standardised: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean loss over the known cells of a batch (0 if there is none), and their number."""
-        truth = (batch["targets"] - self.target_mean) / self.target_std
-        cells = self._loss(standardised.float(), truth, reduction="none")
         mask = batch["target_mask"]
+        # An unknown target is set to its mean before the loss: a NaN under the mask would reach the gradients.
+        known = torch.where(mask, batch["targets"], self.target_mean)
+        truth = (known - self.target_mean) / self.target_std
+        cells = self._loss(standardised.float(), truth, reduction="none")
         count = mask.sum()
         return torch.where(mask, cells, 0.0).sum() / count.clamp(min=1), count
 
@@ -174,7 +174,7 @@ class RegressionModule(lightning.LightningModule):
 
     def _report(self, stage: str, metrics: _StageMetrics) -> Tensor:
         mean_loss: Tensor = metrics.loss.compute()
-        values = {f"{stage}/loss": mean_loss}
+        values = {f"{stage}/loss": mean_loss.float()}
         for kind, per_target in metrics.errors.compute().items():
             for target, value in zip(self.targets, per_target, strict=True):
                 values[f"{stage}/{kind}_{target.label}"] = value.float()

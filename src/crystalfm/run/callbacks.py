@@ -100,6 +100,7 @@ class StopOnSignal(Callback):
         self._resume = resume
         self._signals = tuple(signals)
         self._received: int | None = None
+        self._saved = False
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -126,13 +127,20 @@ class StopOnSignal(Callback):
         batch: dict[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Save and stop when a signal came in and the state can be resumed from here.
+        """Save when a signal came in and the state can be resumed from here."""
+        if self._received is not None and not self._saved and self._resume.can_save_now(trainer):
+            self._resume.save_mid_epoch(trainer)
+            self._saved = True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        """Stop after the step that was saved, once its metrics have been logged too.
 
         Raises:
-            TrainingInterruptedError: after the checkpoint is on disk.
+            TrainingInterruptedError: the checkpoint is on disk.
         """
-        if self._received is not None and self._resume.can_save_now(trainer):
-            self._resume.save_mid_epoch(trainer)
+        if self._saved and self._received is not None:
             raise TrainingInterruptedError(self._received)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import read_write
 
 from crystalfm.run.stamp import register_resolvers
 
@@ -81,7 +82,8 @@ class Job:
         """Let data-parallel ranks, which are started with this process's arguments, run this job alone."""
         overrides = [str(item) for item in hydra_cfg.overrides.task]
         sys.argv[1:] = [*self.command, *overrides]
-        hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
+        with read_write(hydra_cfg):
+            hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
 
 
 def objective(result: Any) -> Any:

@@ -186,7 +186,7 @@ class NetworkSession(Session):
 
     def _callbacks(self, console: Console) -> list[Callback]:
         settings = self._cfg.callbacks
-        callbacks: list[Callback] = [self._resume, StopOnSignal(self._resume), self._best]
+        callbacks: list[Callback] = [self._resume, self._best]
         if settings.ema_decay is not None:
             callbacks.append(EMAWeightAveraging(use_buffers=False, decay=settings.ema_decay))
         if settings.stop_on_nan:
@@ -198,7 +198,8 @@ class NetworkSession(Session):
             callbacks.append(TrainingProgress(console))
         if self._loggers():
             callbacks.append(LearningRateMonitor())
-        return callbacks
+        # Last, so that it saves what every other callback has done at the end of the step.
+        return [*callbacks, StopOnSignal(self._resume)]
 
     def _loggers(self) -> list[Logger]:
         loggers: list[Logger] = [self._table] if self._cfg.logger.csv else []

@@ -73,6 +73,7 @@ class ExactResume(Checkpoint):
         self._pending: dict[str, Any] | None = None
         self._position: dict[str, int] = {"epoch": 0, "batch": 0}
         self._last_saved_step = 0
+        self._flush = False
 
     @property
     def state_key(self) -> str:
@@ -105,7 +106,14 @@ class ExactResume(Checkpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
-        """Restore the random states before the first forward pass after a resume."""
+        """Restore the random states before the first forward pass after a resume; flush metrics after a save.
+
+        Lightning logs a step after its end: only now does the logger have the row of the step that was saved.
+        """
+        if self._flush:
+            for logger in trainer.loggers:
+                logger.save()
+            self._flush = False
         if self._pending is not None:
             set_random_state(self._pending["random"])
             self._pending = None
@@ -137,6 +145,7 @@ class ExactResume(Checkpoint):
         """Save now; call only at the end of a batch for which ``can_save_now`` is true."""
         consumed = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         self._save(trainer, epoch=trainer.current_epoch, batch=consumed)
+        self._flush = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state of a complete epoch."""

@@ -84,6 +84,10 @@ def seed_everything(cfg: DictConfig) -> None:
     import torch
     from lightning import seed_everything as seed_all
 
+    from crystalfm.run.quiet import quiet_lightning
+
+    quiet_lightning()
+
     if cfg.trainer.num_threads is not None:
         torch.set_num_threads(cfg.trainer.num_threads)
     seed_all(cfg.seed, workers=True, verbose=False)
