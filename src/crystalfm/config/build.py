@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from crystalfm.config.schema import RESERVED_KEYS
 from crystalfm.config.signatures import read_signature, require_allowed
 from crystalfm.contracts import MODALITIES, DataSpec, Requirements, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 TARGET_KEY = "_target_"
 _RESERVED = frozenset(key for keys in RESERVED_KEYS.values() for key in keys)
@@ -81,11 +83,7 @@ def usable_modalities(
     needs = requirements_of(model)
     configured = plain(encoders)
     return [
-        name
-        for name in MODALITIES
-        if name in spec.modalities
-        and name in needs.modalities
-        and configured.get(name)
+        name for name in MODALITIES if name in spec.modalities and name in needs.modalities and configured.get(name)
     ]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crystalfm.config.problems import Problem, suggestion
 from crystalfm.config.schema import ENTRY_POINTS, RANGES, RESERVED_KEYS, EntryPoint
 from crystalfm.config.signatures import RUNTIME_ARGUMENTS, Setting, Signature, read_signature
 from crystalfm.config.value_types import MISSING, mismatch
 from crystalfm.contracts import MODALITIES, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 TARGET_KEY = "_target_"
 _REQUIRES = "crystalfm.config.schema.RequiresSettings"
@@ -181,5 +183,3 @@ def _modality_names(key: str, names: Any) -> Iterator[Problem]:
     for name in names if isinstance(names, list) else []:
         if name not in MODALITIES:
             yield Problem(key, f"unknown modality '{name}'", suggestion(str(name), MODALITIES, label="modalities"))
-
-

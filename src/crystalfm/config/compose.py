@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -34,6 +32,10 @@ from crystalfm.config.problems import COMMAND_LINE, Problem, suggestion
 from crystalfm.config.value_types import MISSING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
     from hydra.core.override_parser.types import Override
 
 MAX_JOBS = 256
@@ -192,9 +194,7 @@ class Composer:
         return cfg
 
     def _chooses_option(self, item: Override) -> bool:
-        return item.is_hydra_override() or (
-            item.key_or_group in self.groups and not isinstance(item.value(), dict)
-        )
+        return item.is_hydra_override() or (item.key_or_group in self.groups and not isinstance(item.value(), dict))
 
     def _sweep_problem(self, item: Override) -> Problem | None:
         if not item.is_sweep_override():
@@ -215,7 +215,9 @@ class Composer:
             slots = [str(name) for name in base.hydra.runtime.choices]
             if key not in slots:
                 same = [name for name in slots if name.split("@")[0] == group]
-                return Problem(text, f"'{key}' is not a choice of {self.task}", suggestion(key, same or slots), COMMAND_LINE)
+                return Problem(
+                    text, f"'{key}' is not a choice of {self.task}", suggestion(key, same or slots), COMMAND_LINE
+                )
         options = self.groups[group]
         wanted = item.value()
         for name in wanted if isinstance(wanted, list) else [wanted]:
@@ -250,7 +252,7 @@ def _apply(item: Override, result: Composition) -> None:
 def _exists(cfg: DictConfig, key: str) -> bool:
     node: Any = cfg
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or node._is_none() or part not in node.keys():  # noqa: SIM118, SLF001
+        if not isinstance(node, DictConfig) or node._is_none() or part not in node:  # noqa: SLF001
             return False
         node = node._get_node(part)  # noqa: SLF001
     return True
@@ -272,7 +274,8 @@ def _syntax_problem(text: str, error: str) -> Problem:
 def _missing_config_problem(error: MissingConfigException) -> Problem:
     message = str(error).splitlines()[0]
     wanted = error.missing_cfg_file or ""
-    where = message.split("'")[1] + ".yaml" if message.startswith("In '") else ""
+    named = re.match(r"In '([^']+)'", message)
+    where = f"{named[1]}.yaml" if named else ""
     group, _, option = wanted.rpartition("/")
     hint = suggestion(option, error.options or [])
     return Problem(group or wanted, f"'{wanted}' does not exist", hint, where or "files")
@@ -306,8 +309,8 @@ def plain_tree(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 
 def _plain(node: Any, prefix: str, problems: list[Problem]) -> Any:
     if isinstance(node, DictConfig):
-        names = [name for name in node.keys() if prefix or name != "hydra"]  # noqa: SIM118 - keys of a DictConfig
-        return {str(name): _value(node, name, f"{prefix}{name}", problems) for name in names}
+        names = [name for name in node if prefix or name != "hydra"]
+        return {str(name): _value(node, name, prefix + str(name), problems) for name in names}
     if OmegaConf.is_list(node):
         return [_value(node, index, f"{prefix}{index}", problems) for index in range(len(node))]
     return node

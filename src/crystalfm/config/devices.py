@@ -34,9 +34,7 @@ def _num_present() -> int:
     if tool is None:
         return 0
     try:
-        found = subprocess.run(
-            [tool, "-L"], capture_output=True, text=True, timeout=_SMI_TIMEOUT_SECONDS, check=False
-        )
+        found = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=_SMI_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in found.stdout.splitlines())

@@ -73,7 +73,9 @@ def _files(task: str, tree: Tree) -> Iterator[Problem]:
     ckpt = tree.get("ckpt")
     resumes_newest = task == "train" and ckpt == "auto"
     if isinstance(ckpt, str) and ckpt != MISSING and not resumes_newest and not Path(ckpt).expanduser().exists():
-        yield Problem("ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file")
+        yield Problem(
+            "ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file"
+        )
     data = tree.get("data")
     for name in ("path", "split_file"):
         value = data.get(name) if isinstance(data, dict) else None

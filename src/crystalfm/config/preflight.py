@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +13,10 @@ from crystalfm.config.compose import Composer, Composition, plain_tree
 from crystalfm.config.fit import check_fit
 from crystalfm.config.origins import SourceFile, origin
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem, unique
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 def preflight(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from crystalfm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 COMMAND_LINE = "command line"
 """Where a key comes from that no file sets."""

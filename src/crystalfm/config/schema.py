@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -232,9 +234,7 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
             targets=("data",),
             optional=("data",),
         ),
-        EntryPoint(
-            "predict", f"{_HERE}.PredictSettings", {key: _SECTIONS[key] for key in ("trainer", "paths")}
-        ),
+        EntryPoint("predict", f"{_HERE}.PredictSettings", {key: _SECTIONS[key] for key in ("trainer", "paths")}),
         EntryPoint("generate", f"{_HERE}.GenerateSettings", {"paths": _SECTIONS["paths"]}),
     )
 }
@@ -324,19 +324,28 @@ RANGES: Mapping[str, Bound] = {
             *("width", "num_layers", "num_heads", "num_bits", "max_length", "batch_size", "eval_batch_size", "limit"),
             *("num_nodes", "num_threads", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
             *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
+            *("num_trees", "max_depth", "early_stopping_rounds"),
         ),
         _COUNT,
     ),
     **dict.fromkeys(
-        ("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
+        (
+            *("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
+            *("gamma", "min_child_weight", "num_trials"),
+        ),
         _NOT_NEGATIVE,
     ),
     **dict.fromkeys(("seed", "split_seed", "overfit_batches"), _NOT_NEGATIVE),
     **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), _NOT_NEGATIVE),
-    **dict.fromkeys(("dropout", "modality_dropout", "lora_dropout", "momentum"), _RATE),
-    **dict.fromkeys(("test_fraction", "val_fraction", "ema_decay"), _PART),
-    **dict.fromkeys(("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval"), _POSITIVE),
+    **dict.fromkeys(
+        ("dropout", "modality_dropout", "lora_dropout", "momentum", "test_fraction", "val_fraction"), _RATE
+    ),
+    **dict.fromkeys(("subsample", "colsample_bytree"), Bound(0, 1, low_open=True)),
+    **dict.fromkeys(
+        ("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"), _POSITIVE
+    ),
     **dict.fromkeys(("max_epochs", "max_steps"), Bound(1, also=-1)),
     "max_rejected_fraction": _SHARE,
+    "ema_decay": _PART,
 }
 """Range of numbers, by the last part of their key."""

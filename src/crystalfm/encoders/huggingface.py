@@ -154,8 +154,9 @@ class HuggingFaceEncoder(ModalityEncoder):
         if self._restored and self._state is not None:
             self._check_asset(self._state, str(identity["asset_sha256"]))
         worker = _FrozenWorker(self)
-        lookup = self._cache.vectors(identity, strings, worker.encode, dtype=self._storage)
-        width = lookup.vectors.shape[1] or pretrained.hidden_width(pretrained.load_config(self.source()))
+        # Reading the width would import transformers; with any string the cache knows it.
+        width = None if strings else pretrained.hidden_width(pretrained.load_config(self.source()))
+        lookup = self._cache.vectors(identity, strings, worker.encode, width, dtype=self._storage)
         if worker.num_cut:
             self._report.notes.append(
                 f"{worker.num_cut} of {lookup.misses} new strings cut at {self._max_length} tokens"
@@ -163,7 +164,7 @@ class HuggingFaceEncoder(ModalityEncoder):
         self._report.cache_hits, self._report.cache_misses = lookup.hits, lookup.misses
         if lookup.reason:
             self._report.notes.append(lookup.reason)
-        self._remember({"frozen": True, "width": width, "asset": self._asset, "asset_sha256": identity["asset_sha256"]})
+        self._remember_frozen(lookup.vectors.shape[1])
         index = np.zeros(len(present), dtype=np.int64)
         index[present] = lookup.index
         vectors = cast("NDArray[Any]", lookup.vectors)
@@ -273,14 +274,17 @@ class HuggingFaceEncoder(ModalityEncoder):
         return self.wrap(model.train(), int(state["width"]))
 
     def _pretrained_model(self) -> torch.nn.Module:
-        return pretrained.load_encoder(self.source())
+        source = self.source()
+        return pretrained.load_encoder(source, pretrained.load_config(source))
 
     def _frozen_state(self) -> dict[str, Any]:
         if self._state is None:
-            width = pretrained.hidden_width(pretrained.load_config(self.source()))
-            sha256 = self._fetch().sha256
-            self._remember({"frozen": True, "width": width, "asset": self._asset, "asset_sha256": sha256})
+            self._remember_frozen(pretrained.hidden_width(pretrained.load_config(self.source())))
         return self._state or {}
+
+    def _remember_frozen(self, width: int) -> None:
+        fetched = self._fetch()
+        self._remember({"frozen": True, "width": width, "asset": fetched.name, "asset_sha256": fetched.sha256})
 
     def _remember(self, state: dict[str, Any]) -> None:
         self._state = {"version": STATE_VERSION, **state}
@@ -331,7 +335,7 @@ class _FrozenWorker:
             source = self._encoder.source()
             config = pretrained.load_config(source)
             self._tokenizer = self._encoder.load_tokenizer(config)
-            model = pretrained.load_encoder(source)
+            model = pretrained.load_encoder(source, config)
             network = self._encoder.wrap(model, pretrained.hidden_width(config))
             self._network = network.to(self._device).eval().requires_grad_(requires_grad=False)
             _log.info("loaded %s on %s to encode new strings", source.asset, self._device)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -94,7 +95,10 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _reading(source: PretrainedSource) -> Iterator[None]:
     source.check()
-    with quiet():
+    with quiet(), ExitStack() as stack:
+        if source.gguf_file is not None:
+            # Its progress bar heeds no switch; logging and errors do not come this way.
+            stack.enter_context(redirect_stderr(StringIO()))
         try:
             yield
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -119,15 +123,18 @@ def load_config(source: PretrainedSource) -> Any:
         return AutoConfig.for_model(source.model_type, **values)
 
 
-def load_encoder(source: PretrainedSource) -> nn.Module:
+def load_encoder(source: PretrainedSource, config: Any) -> nn.Module:
     """Read the encoder in float32: the whole model, or the encoder of an encoder-decoder.
+
+    Args:
+        source: where its files lie.
+        config: what `load_config` returned for ``source``.
 
     Raises:
         UserError: the files cannot be read or lack weights of the encoder.
     """
     from transformers import AutoModel
 
-    config = load_config(source)
     with _reading(source):
         model, info = AutoModel.from_pretrained(
             source.folder, config=config, dtype=torch.float32, output_loading_info=True, **source.options()

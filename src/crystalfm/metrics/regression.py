@@ -52,7 +52,7 @@ def regression_metrics(
     errors.update(torch.from_numpy(prediction), truth, known)
     scores = {
         f"{kind}_{spec.label}": float(values[column])
-        for kind, values in errors.compute().items()
+        for kind, values in errors.scores().items()
         for column, spec in enumerate(specs)
     }
     for column, spec in enumerate(specs):

@@ -50,8 +50,13 @@ class RegressionErrors(Metric):
         self.offset += offset.sum(dim=0)
         self.offset_squared += offset.square().sum(dim=0)
 
+    def scores(self) -> dict[str, Tensor]:
+        """Return ``mae``, ``rmse`` and ``r2``, each (T,) float64, summed over processes."""
+        # torchmetrics makes a single target's (1,) a scalar.
+        return {kind: values.reshape(-1) for kind, values in self.compute().items()}
+
     def compute(self) -> dict[str, Tensor]:
-        """Return ``mae``, ``rmse`` and ``r2``, each (T,); NaN for a target without known values.
+        """Return ``mae``, ``rmse`` and ``r2``; NaN for a target without known values. Use ``scores``.
 
         R² is 1 minus squared error over the targets' own squared deviation; NaN when they are all equal.
         """

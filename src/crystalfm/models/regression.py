@@ -175,7 +175,7 @@ class RegressionModule(lightning.LightningModule):
     def _report(self, stage: str, metrics: _StageMetrics) -> Tensor:
         mean_loss: Tensor = metrics.loss.compute()
         values = {f"{stage}/loss": mean_loss.float()}
-        for kind, per_target in metrics.errors.compute().items():
+        for kind, per_target in metrics.errors.scores().items():
             for target, value in zip(self.targets, per_target, strict=True):
                 values[f"{stage}/{kind}_{target.label}"] = value.float()
         self.log_dict(values)  # already summed over processes by the metrics

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from crystalfm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _HELP = """crystalfm COMMAND ...
 
@@ -55,9 +58,7 @@ def _dispatch(name: str, rest: list[str]) -> int:
     if name not in _COMMANDS:
         from crystalfm.config.problems import suggestion
 
-        raise UserError(
-            f"there is no command '{name}'", remedy=suggestion(name, _COMMANDS, label="commands")
-        )
+        raise UserError(f"there is no command '{name}'", remedy=suggestion(name, _COMMANDS, label="commands"))
     return _COMMANDS[name](rest)
 
 

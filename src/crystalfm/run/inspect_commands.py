@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,14 @@ from crystalfm.config.schema import ENTRY_POINTS
 from crystalfm.config.signatures import Setting, read_signature
 from crystalfm.contracts import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 _CONFIG_COMMANDS = ("check", "keys")
+_CONFIG_HELP = """crystalfm config check [COMMAND] [-m] [overrides]   check a configuration without running it
+crystalfm config keys [COMMAND]                     every key with its type and default
+
+COMMAND is train (default), evaluate, predict or generate."""
 _OUTPUT_WIDTH = 140
 
 
@@ -26,7 +34,7 @@ def config_command(argv: Sequence[str]) -> int:
     """
     name, rest = (argv[0], list(argv[1:])) if argv else ("", [])
     if name in {"-h", "--help", ""}:
-        _console().print("crystalfm config check [-m] [overrides]\ncrystalfm config keys [train|evaluate|predict|generate]", highlight=False, markup=False)
+        _console().print(_CONFIG_HELP, highlight=False, markup=False)
         return 0
     if name == "check":
         return _check(rest)
@@ -94,14 +102,47 @@ def _rows(prefix: str, settings: dict[str, Setting], node: dict[str, object]) ->
 def data_command(argv: Sequence[str]) -> int:
     """Run ``crystalfm data check``.
 
+    Returns:
+        0, or 2 when training would stop because too many rows are rejected.
+
     Raises:
         UserError: an unknown command, or the table cannot be read.
     """
-    from crystalfm.data.check import main
+    from crystalfm.data.check import check_table, render
 
-    if not argv or argv[0] != "check":
-        name = argv[0] if argv else ""
-        if name in {"", "-h", "--help"}:
-            return main(["--help"])
-        raise UserError(f"there is no command 'data {name}'", remedy="crystalfm data check PATH")
-    return main(list(argv[1:]))
+    words = list(argv) or ["--help"]
+    if words[0] not in {"check", "-h", "--help"}:
+        raise UserError(f"there is no command 'data {words[0]}'", remedy="crystalfm data check PATH")
+    options = _data_parser().parse_args(words)
+    targets = [name for name in (options.targets or "").strip("[]").split(",") if name]
+    report = check_table(
+        options.path,
+        smiles_column=options.smiles_column,
+        targets=targets or None,
+        id_column=options.id_column,
+        description_column=options.description_column,
+    )
+    _console().print(render(report))
+    limit = float(options.max_rejected_fraction)
+    if report.rejected_fraction <= limit:
+        return 0
+    raise UserError(
+        f"training would stop: {report.rejected_fraction:.2%} of the rows would be rejected, {limit:.2%} are allowed",
+        remedy="mend the rows above, or raise max_rejected_fraction",
+    )
+
+
+def _data_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crystalfm data", description="Report what training would make of a table, before anything is trained."
+    )
+    check = parser.add_subparsers(required=True, metavar="check").add_parser("check", help="check a table of molecules")
+    check.add_argument("path", metavar="PATH", help="CSV, TSV or Parquet file")
+    check.add_argument("--smiles-column", metavar="NAME", help="column of SMILES strings; found by itself if not given")
+    check.add_argument("--targets", metavar="A,B", help="columns to learn; every numeric column if not given")
+    check.add_argument("--id-column", metavar="NAME", help="column of unique ids; row numbers if not given")
+    check.add_argument("--description-column", metavar="NAME", help="column of texts")
+    check.add_argument(
+        "--max-rejected-fraction", type=float, default=0.01, metavar="F", help="exit code 2 above it (default 0.01)"
+    )
+    return parser

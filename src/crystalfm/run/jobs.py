@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import read_write
+from omegaconf import OmegaConf, read_write
+from rich.console import Console
 
-from crystalfm.run.stamp import register_resolvers
+from crystalfm.run.stamp import is_child_rank, register_resolvers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,7 +30,7 @@ class JobStopped(BaseException):
 
     Args:
         error: what the job raised.
-        job: number of the job.
+        job: number of the multirun's job, from 0.
         overrides: its overrides.
     """
 
@@ -47,11 +48,13 @@ class Job:
     Attributes:
         task: ``train``, ``evaluate`` or ``generate``.
         command: words of the command line before the overrides (``["train"]`` for ``crystalfm train``).
+        num_jobs: jobs of the multirun; one outside of it.
         results: what each job returned, in the order in which they ended.
     """
 
     task: str
     command: list[str] = field(default_factory=list)
+    num_jobs: int = 1
     results: list[Any] = field(default_factory=list)
 
     def __call__(self, cfg: DictConfig) -> Any:
@@ -60,15 +63,15 @@ class Job:
         Returns:
             the quantity to minimise for Hydra's sweepers where the result has one, else the result.
         """
-        hydra_cfg = HydraConfig.get()
+        hydra_cfg: Any = HydraConfig.get()
         self._describe_to_children(hydra_cfg)
+        self._announce(hydra_cfg)
         try:
             result = self._run(cfg, Path(hydra_cfg.runtime.output_dir))
         except Exception as error:
             if not str(hydra_cfg.launcher.get("_target_", "")).endswith(_IN_PROCESS_LAUNCHER):
                 raise
-            number = hydra_cfg.job.get("num") if "num" in hydra_cfg.job else None
-            raise JobStopped(error, number, list(hydra_cfg.overrides.task)) from error
+            raise JobStopped(error, _job_number(hydra_cfg), list(hydra_cfg.overrides.task)) from error
         self.results.append(result)
         return objective(result)
 
@@ -78,12 +81,24 @@ class Job:
             return function(cfg, run_dir)
         return function(cfg)
 
-    def _describe_to_children(self, hydra_cfg: DictConfig) -> None:
+    def _announce(self, hydra_cfg: Any) -> None:
+        """Head the output of a multirun's job with its number and overrides."""
+        number = _job_number(hydra_cfg)
+        if number is not None and not is_child_rank():
+            title = f"job {number + 1} of {self.num_jobs}: {' '.join(hydra_cfg.overrides.task)}"
+            Console(highlight=False).print(title, style="bold", markup=False, soft_wrap=True)
+
+    def _describe_to_children(self, hydra_cfg: Any) -> None:
         """Let data-parallel ranks, which are started with this process's arguments, run this job alone."""
         overrides = [str(item) for item in hydra_cfg.overrides.task]
         sys.argv[1:] = [*self.command, *overrides]
         with read_write(hydra_cfg):
             hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
+
+
+def _job_number(hydra_cfg: Any) -> int | None:
+    """Return the number of a multirun's job, from 0, or ``None`` outside of a multirun."""
+    return None if OmegaConf.is_missing(hydra_cfg.job, "num") else int(hydra_cfg.job.num)
 
 
 def objective(result: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +12,9 @@ from crystalfm.config.compose import Composer, plain_tree
 from crystalfm.config.preflight import check_values
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
 from crystalfm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _HELP = """python -m crystalfm.predict ckpt=RUN_OR_FILE input=X [key=value ...]        (also: crystalfm predict ...)
 
@@ -79,7 +81,8 @@ def predict_config(argv: Sequence[str]) -> DictConfig:
         problems += check_values(composer, tree, keys)
     if problems:
         raise ConfigError(problems)
-    return OmegaConf.create(_escaped(tree))
+    checked: DictConfig = OmegaConf.create(_escaped(tree))
+    return checked
 
 
 def _put(tree: dict[str, Any], parts: list[str], value: Any) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 from rich.console import Console
 
 from crystalfm.config.compose import Composer
@@ -21,6 +18,12 @@ from crystalfm.config.preflight import preflight
 from crystalfm.contracts import UserError
 from crystalfm.run.jobs import Job, JobStopped
 from crystalfm.run.stamp import begin_run, is_child_rank, new_stamp
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from omegaconf import DictConfig
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -98,10 +101,13 @@ def _run(task: str, arguments: list[str], command: list[str]) -> int:
         return _start(composer, options, Job(task, command))
 
 
+_TO_COME = {"generate": "no generator is available yet: the models of this version predict properties"}
+"""Commands that no model of this version serves."""
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
-    options, rest = parser.parse_known_args(arguments)
-    # Overrides that look like flags (``~key``) are overrides; what is left over is not.
+    options, rest = parser.parse_known_intermixed_args(arguments)
     if rest:
         raise UserError(f"unknown option {' '.join(rest)}", remedy="see --help; overrides are written key=value")
     for name, reason in _REFUSED_FLAGS.items():
@@ -119,11 +125,15 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
     overrides: list[str] = options.overrides
     multirun = bool(options.multirun) or "hydra.mode=MULTIRUN" in overrides
     configs = preflight(composer, overrides, multirun=multirun)
+    if job.task in _TO_COME:
+        raise UserError(
+            _TO_COME[job.task], remedy="train a model with python train.py, score it with python evaluate.py"
+        )
+    job.num_jobs = len(configs)
     importlib.import_module(f"crystalfm.run.{job.task}")
     mode = "MULTIRUN" if multirun else "RUN"
     overrides = [*(item for item in overrides if not item.startswith("hydra.mode=")), f"hydra.mode={mode}"]
     overrides += _folder_overrides(composer, overrides, configs[0], multirun=multirun)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     start = composer.hydra.multirun if multirun else composer.hydra.run
     try:
         with warnings.catch_warnings():
@@ -137,19 +147,16 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
 
 
 def _report_stopped(stop: JobStopped, num_jobs: int) -> None:
-    number = stop.job or 0
-    left = num_jobs - number - 1
+    number = (stop.job or 0) + 1
     Console(stderr=True, highlight=False).print(
-        f"job {number} ({' '.join(stop.overrides)}) failed; {number} done before it, {left} not started",
+        f"job {number} of {num_jobs} failed ({' '.join(stop.overrides)}); the {num_jobs - number} after it were not started",
         style="bold red",
         markup=False,
         soft_wrap=True,
     )
 
 
-def _folder_overrides(
-    composer: Composer, overrides: list[str], cfg: DictConfig, *, multirun: bool
-) -> list[str]:
+def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig, *, multirun: bool) -> list[str]:
     """Return overrides for the folder of this run, made here so that no other run can have it."""
     key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if is_child_rank() or any(item.lstrip("+").startswith(f"{key}=") for item in overrides):
@@ -178,8 +185,6 @@ def _claim(composer: Composer, overrides: list[str], key: str, *, multirun: bool
             run_mode=RunMode.MULTIRUN if multirun else RunMode.RUN,
             with_log_configuration=False,
         )
-        from hydra.core.hydra_config import HydraConfig
-
         HydraConfig.instance().set_config(cfg)
         section, _, name = key.removeprefix("hydra.").partition(".")
         folder = Path(cfg.hydra[section][name]).expanduser()
@@ -188,7 +193,10 @@ def _claim(composer: Composer, overrides: list[str], key: str, *, multirun: bool
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"the run folder {folder} cannot be made: {error.strerror}", remedy="set paths.runs") from error
+            raise UserError(
+                f"the run folder {folder} cannot be made: {error.strerror}",
+                remedy="choose another folder with paths.runs",
+            ) from error
         return folder
 
 
