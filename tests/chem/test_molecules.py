@@ -37,7 +37,7 @@ def test_bad_smiles_says_why(text, reason):
 
 
 def test_aromatic_ring_that_cannot_be_kekulized_is_named():
-    with pytest.raises(MoleculeError, match="impossible molecule: .*kekulize"):
+    with pytest.raises(MoleculeError, match=r"impossible molecule: .*kekulize"):
         parse_smiles("c1cccc1")
 
 
@@ -60,9 +60,7 @@ def test_blanks_around_are_ignored():
     assert parse_smiles(" CCO\n").GetNumAtoms() == 3
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [("OCC", "CCO"), ("C1=CC=CC=C1", "c1ccccc1"), ("[H]C([H])([H])[H]", "C")]
-)
+@pytest.mark.parametrize(("first", "second"), [("OCC", "CCO"), ("C1=CC=CC=C1", "c1ccccc1"), ("[H]C([H])([H])[H]", "C")])
 def test_canonical_form_is_equal_for_equal_molecules(first, second):
     assert canonical_smiles(first) == canonical_smiles(second)
 

@@ -19,10 +19,7 @@ def write(tmp_path, text, name="t.csv"):
 def small(tmp_path):
     return write(
         tmp_path,
-        "key,smiles,gap,text,dipole\n"
-        "a,CCO,1.5,a liquid,0.1\n"
-        "b,OCC,2.5,,na\n"
-        "c,C,-3e-2,a gas,\n",
+        "key,smiles,gap,text,dipole\na,CCO,1.5,a liquid,0.1\nb,OCC,2.5,,na\nc,C,-3e-2,a gas,\n",
     )
 
 
@@ -59,7 +56,7 @@ def test_row_numbers_are_ids_and_do_not_shift_with_rejections(tmp_path):
         ("x,C1CC,1,2", "not a SMILES: a ring is opened and not closed", "C1CC"),
         ("x,CC(C)(C)(C)C,1,2", "impossible molecule: ", "CC(C)(C)(C)C"),
         ("x,C,one,2", "target 'gap' is not a number", "one"),
-        ("x,C,1,\"0,5\"", "target 'mu' is not a number", "0,5"),
+        ('x,C,1,"0,5"', "target 'mu' is not a number", "0,5"),
         ("x,C,inf,2", "target 'gap' is not finite", "inf"),
         ("x,C,,NA", "no target", ""),
         (",C,1,2", "no id", ""),
@@ -91,20 +88,20 @@ def test_repeated_ids_are_listed(tmp_path):
 
 
 def test_missing_columns_are_named_before_reading(small):
-    with pytest.raises(UserError, match="no column homo"):
+    with pytest.raises(UserError, match=r"no column homo"):
         MoleculeTable(path=small, targets=["homo"]).spec()
-    with pytest.raises(UserError, match="did you mean 'smiles'"):
+    with pytest.raises(UserError, match=r"did you mean 'smiles'"):
         MoleculeTable(path=small, targets=["gap"], smiles_column="Smile").spec()
 
 
 def test_units_must_name_targets(small):
-    with pytest.raises(UserError, match="data.units names homo"):
+    with pytest.raises(UserError, match=r"data.units names homo"):
         MoleculeTable(path=small, targets=["gap"], units={"homo": "eV"})
 
 
 def test_a_table_of_bad_rows_alone_is_an_error(tmp_path):
     path = write(tmp_path, "smiles,gap\nxx,1\nyy,2\n")
-    with pytest.raises(UserError, match="all 2 rows .* were rejected; 0: not a SMILES"):
+    with pytest.raises(UserError, match=r"all 2 rows .* were rejected; 0: not a SMILES"):
         MoleculeTable(path=path, targets=["gap"]).load()
 
 

@@ -30,8 +30,10 @@ def write_wheel(folder, smiles=MOLECULES, parts=2):
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         lines = [f"XYZ_file,Index,SMILES,XYZ_Ang,{WHEEL_TARGETS}"]
-        for row in range(part, len(smiles), parts):
-            lines.append(f'"dsgdb9nsd_{row}.xyz",{row + 1},"{smiles[row]}","[[0.1,0.2],[0.3]]",{numbers(row)}')
+        lines += [
+            f'"dsgdb9nsd_{row}.xyz",{row + 1},"{smiles[row]}","[[0.1,0.2],[0.3]]",{numbers(row)}'
+            for row in range(part, len(smiles), parts)
+        ]
         (folder / f"qm9_part{part + 1}.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -52,7 +54,7 @@ class Store:
         self.content = "1" * 64
 
     def fetch(self, name):
-        return SimpleNamespace(folder=self.folders[name], sha256=self.content)
+        return SimpleNamespace(folder=self.folders[name], sha256=name + self.content)
 
 
 @pytest.fixture

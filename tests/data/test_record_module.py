@@ -1,6 +1,7 @@
 """Loaders: batches of named tensors, workers, and what Lightning does with the sampler."""
 
 import logging
+import pickle
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from crystalfm.contracts import BATCH_KEYS
+from crystalfm.data.batches import RecordDataset, finished_batch
 from crystalfm.data.features import TokenStore, VectorStore
-from crystalfm.data.module import RecordDataModule, RecordDataset, row_lengths
+from crystalfm.data.module import RecordDataModule, row_lengths
 from crystalfm.data.splits import make_splits
 
 
@@ -116,11 +118,23 @@ def test_loading_draws_no_global_random_number(make_module):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_give_the_same_batches(make_module, method):
+def test_forked_workers_give_the_same_batches(make_module):
+    expected = [batch["row"].tolist() for batch in make_module().train_dataloader()]
+    assert [batch["row"].tolist() for batch in make_module(num_workers=1).train_dataloader()] == expected
+
+
+def test_dataset_travels_to_spawned_workers(make_module):
+    loader = make_module().train_dataloader()
+    dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))  # noqa: S301 - as spawn does
+    assert collate is finished_batch
+    first, again = loader.dataset.__getitems__([4, 2]), collate(dataset.__getitems__([4, 2]))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_spawned_workers_give_the_same_batches(make_module):
     expected = [batch["row"].tolist() for batch in make_module().train_dataloader()]
     loader = make_module(num_workers=1).train_dataloader()
-    loader.multiprocessing_context = method
+    loader.multiprocessing_context = "spawn"
     assert [batch["row"].tolist() for batch in loader] == expected
 
 

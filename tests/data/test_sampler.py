@@ -51,9 +51,7 @@ def test_resuming_gives_the_rest_of_the_epoch(num_rows, batch_size, start, bucke
 
 
 @PROPERTY
-@given(
-    num_rows=ROWS, batch_size=SIZES, num_replicas=st.integers(1, 6), epoch=st.integers(0, 3), bucketed=st.booleans()
-)
+@given(num_rows=ROWS, batch_size=SIZES, num_replicas=st.integers(1, 6), epoch=st.integers(0, 3), bucketed=st.booleans())
 def test_ranks_share_the_rows_in_equally_many_batches(num_rows, batch_size, num_replicas, epoch, bucketed):
     ranks = []
     for rank in range(num_replicas):
@@ -104,9 +102,7 @@ def test_rows_are_really_shuffled():
 def test_buckets_cut_padding():
     def padded(bucketed):
         lengths = np.random.default_rng(0).integers(1, 60, 4000)
-        sampler = ResumableBatchSampler(
-            np.arange(4000), batch_size=32, seed=0, lengths=lengths if bucketed else None
-        )
+        sampler = ResumableBatchSampler(np.arange(4000), batch_size=32, seed=0, lengths=lengths if bucketed else None)
         return sum(len(batch) * lengths[batch].max() for batch in sampler) / lengths.sum()
 
     assert padded(bucketed=True) < 1.1

@@ -81,7 +81,9 @@ def shrunk(arguments):
     given = {word.partition("=")[0] for word in kept}
     small = [word for word in SHRINK if word.partition("=")[0] not in given]
     targets = [] if "data.targets" in given else ["data.targets=[gap]"]
+    small += [] if "llm" in given else ["llm.width=16", "llm.num_layers=1"]
     classical = "model=xgboost" in kept or "llm_fusion,xgboost" in " ".join(kept)
+    small += ["scheduler.warmup_steps=0"] if "scheduler=cosine" in kept else []
     trees = ["model.num_trees=3"] if classical and "-m" not in kept else []
     trials = [re.sub(r"^model\.num_trials=\d+$", "model.num_trials=1", word) for word in kept]
     return [*trials, *SMALL_TABLE, *targets, *small, *trees]

@@ -224,6 +224,18 @@ def test_lora_starts_as_the_base_trains_alone_and_merges_exactly(store, inputs, 
     torch.testing.assert_close(merged_output, trained_output, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_adapters_of_bfloat16_weights_learn_in_float32(store, inputs, name):
+    pytest.importorskip("peft")
+    backbone = PretrainedBackbone(store=store, asset=name, lora_rank=2, weights_dtype="bfloat16")
+    kinds = {("lora_" in key, p.dtype) for key, p in backbone.named_parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    hidden = backbone(inputs, MASKS)
+    assert hidden.dtype == torch.float32
+    (hidden * inputs).sum().backward()
+    assert all(p.grad.isfinite().all() for p in backbone.parameters() if p.requires_grad)
+
+
 def test_gguf_file_holds_the_same_model(store, inputs):
     gguf = pytest.importorskip("gguf")
     model = LlamaModel.from_pretrained(store.root / "llama")
@@ -309,6 +321,9 @@ def test_other_architectures_are_refused_by_name(store):
         {"dropout": 1.0},
         {"lora_dropout": -0.1},
         {"lora_alpha": 0.0},
+        {"positions": "keeep"},
+        {"trainable": "norm"},
+        {"weights_dtype": "float16"},
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(settings):

@@ -96,7 +96,7 @@ def test_read_metrics_leaves_out_empty_cells(tmp_path):
     assert "val/loss" not in rows[2]
 
 
-def test_learning_curve_shows_last_value_of_each_epoch_and_the_best(tmp_path, drawn):
+def test_learning_curve_averages_training_and_marks_the_best_validation(tmp_path, drawn):
     rows = [
         {"epoch": 0.0, "train/loss": 0.9, "lr": 1e-3},
         {"epoch": 0.0, "train/loss": 0.8, "val/loss": 0.7},
@@ -108,10 +108,24 @@ def test_learning_curve_shows_last_value_of_each_epoch_and_the_best(tmp_path, dr
     losses, rates = drawn[0].axes
     lines = {line.get_label(): line for line in losses.get_lines()}
     assert lines["training"].get_xdata().tolist() == [1, 2, 3]
-    assert lines["training"].get_ydata().tolist() == [0.8, 0.5, 0.4]
+    assert lines["training"].get_ydata().tolist() == pytest.approx([0.85, 0.5, 0.4])
     assert lines["best: epoch 2, 0.400"].get_ydata().tolist() == [0.4]
     assert rates.get_lines()[0].get_ydata().tolist() == [1e-3, 5e-4, 5e-4]
     assert losses.get_yscale() == "linear"
+
+
+def test_learning_rate_of_a_parameter_group_counts_for_the_epoch_that_follows(tmp_path, drawn):
+    rows = [
+        {"step": 0.0, "lr-AdamW/pg1": 1e-3, "lr-AdamW/pg2": 7.0},
+        {"step": 9.0, "epoch": 0.0, "val/loss": 0.5},
+        {"step": 10.0, "lr-AdamW/pg1": 1e-4, "lr-AdamW/pg2": 7.0},
+        {"step": 19.0, "epoch": 1.0, "val/loss": 0.4},
+        {"step": 20.0, "lr-AdamW/pg1": 1e-5},
+    ]
+    learning_curve(rows, tmp_path / "l.png")
+    rates = drawn[0].axes[1].get_lines()[0]
+    assert rates.get_xdata().tolist() == [1, 2]
+    assert rates.get_ydata().tolist() == [1e-3, 1e-4]
 
 
 def test_learning_curve_goes_logarithmic_over_a_wide_range(tmp_path, drawn):

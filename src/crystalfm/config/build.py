@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from crystalfm.config.options import TARGET_KEY
 from crystalfm.config.schema import RESERVED_KEYS
 from crystalfm.config.signatures import read_signature, require_allowed
 from crystalfm.contracts import MODALITIES, DataSpec, Requirements, UserError
@@ -14,7 +15,6 @@ from crystalfm.contracts import MODALITIES, DataSpec, Requirements, UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TARGET_KEY = "_target_"
 _RESERVED = frozenset(key for keys in RESERVED_KEYS.values() for key in keys)
 
 

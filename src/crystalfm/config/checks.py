@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from crystalfm.config.options import TARGET_KEY, Catalog
 from crystalfm.config.problems import Problem, suggestion
 from crystalfm.config.schema import ENTRY_POINTS, RANGES, RESERVED_KEYS, EntryPoint
 from crystalfm.config.signatures import RUNTIME_ARGUMENTS, Setting, Signature, read_signature
@@ -14,46 +15,30 @@ from crystalfm.contracts import MODALITIES, UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-TARGET_KEY = "_target_"
+UNKNOWN_KEY = "unknown key"
 _REQUIRES = "crystalfm.config.schema.RequiresSettings"
 _ACCEPTS = "crystalfm.config.schema.AcceptsSettings"
 
 Tree = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class GroupOptions:
-    """Config groups and their options, for suggestions.
-
-    Attributes:
-        options: names of the options by group.
-    """
-
-    options: Mapping[str, list[str]] = field(default_factory=dict)
-
-    def hint(self, group: str) -> str:
-        """Return how to choose an option of a group."""
-        names = self.options.get(group, [])
-        return f"{group}=OPTION with one of: {', '.join(names)}" if names else ""
-
-
-def check_tree(task: str, tree: Tree, groups: GroupOptions | None = None) -> list[Problem]:
+def check_tree(task: str, tree: Tree, catalog: Catalog | None = None) -> list[Problem]:
     """Return every problem of a composed configuration that the schema can find.
 
     Args:
         task: ``train``, ``evaluate``, ``predict`` or ``generate``.
         tree: plain containers, interpolations resolved.
-        groups: the groups on offer, for suggestions.
+        catalog: the groups on offer, for suggestions.
     """
     entry = ENTRY_POINTS[task]
-    checker = _Checker(entry, groups or GroupOptions())
+    checker = _Checker(entry, catalog or Catalog())
     return list(checker.problems(tree))
 
 
 class _Checker:
-    def __init__(self, entry: EntryPoint, groups: GroupOptions) -> None:
+    def __init__(self, entry: EntryPoint, catalog: Catalog) -> None:
         self._entry = entry
-        self._groups = groups
+        self._catalog = catalog
 
     def problems(self, tree: Tree) -> Iterator[Problem]:
         """Walk the whole tree."""
@@ -62,7 +47,7 @@ class _Checker:
         nodes = (*entry.sections, *entry.targets, *entry.mappings)
         for key in tree:
             if key not in values and key not in nodes:
-                yield Problem(key, "unknown key", suggestion(key, [*values, *nodes, *self._extra_groups()]))
+                yield Problem(key, UNKNOWN_KEY, suggestion(key, [*values, *nodes, *self._extra_groups()]))
         known = {key: value for key, value in tree.items() if key in values}
         yield from check_settings("", known, values)
         for key, path in entry.sections.items():
@@ -74,14 +59,14 @@ class _Checker:
             yield from self._mapping(key, tree.get(key))
 
     def _extra_groups(self) -> list[str]:
-        return [name for name in ("experiment", "debug") if name in self._groups.options]
+        return [name for name in ("experiment", "debug") if name in self._catalog.options]
 
     def _section(self, key: str, tree: Tree, path: str) -> Iterator[Problem]:
         node = tree.get(key)
         if isinstance(node, dict):
             yield from check_settings(key, node, read_signature(path).settings)
         else:
-            yield Problem(key, "a section of keys is needed here", self._groups.hint(key))
+            yield Problem(key, "a section of keys is needed here", self._catalog.hint(key))
 
     def _mapping(self, key: str, node: Any) -> Iterator[Problem]:
         if not isinstance(node, dict):
@@ -96,7 +81,7 @@ class _Checker:
 
     def _target(self, kind: str, node: Any, key: str) -> Iterator[Problem]:
         group = "encoder" if kind == "encoders" else kind
-        choose = self._groups.hint(group)
+        choose = self._catalog.hint(group)
         if kind == "encoders":
             choose = choose.replace("encoder=", f"encoder@{key}=")
         if not isinstance(node, dict):
@@ -123,7 +108,16 @@ class _Checker:
                 yield Problem(f"{key}.{name}", "this is supplied by the run and cannot be set", "remove it")
                 del given[name]
         names = [*signature.settings, *reserved]
-        yield from check_settings(key, given, signature.settings, names=names)
+        group = "encoder" if kind == "encoders" else kind
+        for problem in check_settings(key, given, signature.settings, names=names):
+            others = self._catalog.options_with(group, problem.key.rpartition(".")[2])
+            if problem.message == UNKNOWN_KEY and others:
+                choice = f"encoder@{key}" if kind == "encoders" else kind
+                yield replace(
+                    problem, remedy=f"options that have it: {', '.join(f'{choice}={name}' for name in others)}"
+                )
+            else:
+                yield problem
 
 
 def check_settings(
@@ -141,7 +135,7 @@ def check_settings(
     for name, value in node.items():
         key = f"{start}{name}"
         if name not in settings:
-            yield Problem(key, "unknown key", suggestion(str(name), names or list(settings)))
+            yield Problem(key, UNKNOWN_KEY, suggestion(str(name), names or list(settings)))
         elif value == MISSING:
             yield Problem(key, "a value is needed here", f"expected {settings[name].type}: {key}=...")
         else:

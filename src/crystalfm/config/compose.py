@@ -11,11 +11,11 @@ import copy
 import itertools
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from hydra import version as hydra_version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from crystalfm.config.location import conf_folder, user_conf_folders
+from crystalfm.config.options import Catalog
 from crystalfm.config.origins import SourceFile, source_files
 from crystalfm.config.problems import COMMAND_LINE, Problem, suggestion
 from crystalfm.config.value_types import MISSING
@@ -80,9 +81,8 @@ class Composer:
         self.task = task
         self.folders = [conf_folder(), *user_conf_folders(config_dir)]
         self._bases: dict[tuple[str, ...], DictConfig | Problem] = {}
-        self._groups: dict[str, list[str]] | None = None
 
-    def __enter__(self) -> Composer:
+    def __enter__(self) -> Self:
         """Initialize Hydra."""
         GlobalHydra.instance().clear()
         hydra_version.setbase(HYDRA_VERSION_BASE)
@@ -99,13 +99,16 @@ class Composer:
         """Leave no global state behind."""
         GlobalHydra.instance().clear()
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Options of every config group, Hydra's own included."""
-        if self._groups is None:
-            names = self.hydra.list_all_config_groups()
-            self._groups = {name: sorted(self.hydra.config_loader.get_group_options(name)) for name in names}
-        return self._groups
+        names = self.hydra.list_all_config_groups()
+        return {name: sorted(self.hydra.config_loader.get_group_options(name)) for name in names}
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The config groups with their files."""
+        return Catalog(self.groups, self.folders)
 
     def parse(self, overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
         """Parse overrides; one that is no valid syntax is a problem and left out."""
@@ -188,7 +191,7 @@ class Composer:
         except MissingConfigException as error:
             return _missing_config_problem(error)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            return Problem("configuration", _message_of(error), where="files or command line")
+            return Problem("configuration", message_of(error), where="files or command line")
         except yaml.YAMLError as error:
             return _yaml_problem(error)
         return cfg
@@ -234,27 +237,30 @@ def _apply(item: Override, result: Composition) -> None:
     result.overridden.append(key)
     if cfg is None:
         return
-    adds = item.is_add() or item.is_force_add()
     try:
-        exists = _exists(cfg, key)
-        if exists and item.is_add() and not item.is_force_add():
-            OmegaConf.update(cfg, key, item.value(), merge=True, force_add=True)
-        elif exists or item.is_delete():
-            ConfigLoaderImpl._apply_overrides_to_config([item], cfg)  # noqa: SLF001
-        else:
-            result.forced.extend([] if adds else [key])
-            with open_dict(cfg):
+        if not _exists(cfg, key):
+            if item.is_delete():
+                result.problems.append(
+                    Problem(str(item.input_line), "there is no such key to delete", "", COMMAND_LINE)
+                )
+                return
+            result.forced.extend([] if item.is_add() or item.is_force_add() else [key])
+        with open_dict(cfg):
+            if item.is_delete():
+                parent, _, name = key.rpartition(".")
+                del (OmegaConf.select(cfg, parent) if parent else cfg)[name]
+            else:
                 OmegaConf.update(cfg, key, item.value(), merge=True, force_add=True)
-    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        result.problems.append(Problem(str(item.input_line), _message_of(error), where=COMMAND_LINE))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        result.problems.append(Problem(str(item.input_line), message_of(error), where=COMMAND_LINE))
 
 
 def _exists(cfg: DictConfig, key: str) -> bool:
-    node: Any = cfg
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or node._is_none() or part not in node:  # noqa: SLF001
+        if not isinstance(node, dict) or part not in node:
             return False
-        node = node._get_node(part)  # noqa: SLF001
+        node = node[part]
     return True
 
 
@@ -287,7 +293,8 @@ def _yaml_problem(error: yaml.YAMLError) -> Problem:
     return Problem("syntax", f"the file is no valid YAML: {getattr(error, 'problem', None) or error}", where=where)
 
 
-def _message_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return what an exception of Hydra or OmegaConf says, on one line."""
     parts = [str(error).strip()]
     if error.__cause__ is not None:
         parts.append(str(error.__cause__).strip())
@@ -322,6 +329,6 @@ def _value(parent: Any, name: Any, key: str, problems: list[Problem]) -> Any:
     try:
         value = parent[name]
     except OmegaConfBaseException as error:
-        problems.append(Problem(key, f"the reference cannot be resolved: {_message_of(error)}"))
+        problems.append(Problem(key, f"the reference cannot be resolved: {message_of(error)}"))
         return None
     return _plain(value, f"{key}.", problems) if OmegaConf.is_config(value) else value

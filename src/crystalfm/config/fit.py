@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from crystalfm.config import devices
 from crystalfm.config.build import (
-    TARGET_KEY,
     data_spec,
     modality_problems,
     usable_modalities,
 )
-from crystalfm.config.location import conf_folder
 from crystalfm.config.problems import Problem, nearest, suggestion
-from crystalfm.config.signatures import read_signature
 from crystalfm.config.value_types import MISSING
 from crystalfm.contracts import MODALITIES, DataSpec, UserError
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
+if TYPE_CHECKING:
+    from crystalfm.config.options import Catalog
+
 Tree = Mapping[str, Any]
-Groups = Mapping[str, list[str]]
 
 
-def check_fit(task: str, tree: Tree, groups: Groups, *, broken: set[str]) -> list[Problem]:
+def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> list[Problem]:
     """Return the problems between parts of the configuration.
 
     Args:
         task: ``train``, ``evaluate``, ``predict`` or ``generate``.
         tree: plain containers.
-        groups: options of every config group.
+        catalog: the config groups.
         broken: keys with a problem already; what depends on them is not checked.
     """
     problems = list(_files(task, tree))
@@ -42,10 +40,10 @@ def check_fit(task: str, tree: Tree, groups: Groups, *, broken: set[str]) -> lis
         if key in tree and not _below(key, broken):
             problems += _settings(key, settings, tree[key])
     if task == "train":
-        problems += _baselines(tree, groups)
-        problems += _encoders(tree, broken)
+        problems += _baselines(tree, catalog)
+        problems += _encoders(tree, catalog, broken)
     if isinstance(tree.get("data"), dict) and not _below("data", broken):
-        problems += _data(tree, groups, broken)
+        problems += _data(tree, catalog, broken)
     return problems
 
 
@@ -57,8 +55,7 @@ def _settings(key: str, settings: type[Any], node: Tree) -> Iterator[Problem]:
     try:
         settings(**node)
     except UserError as error:
-        name = error.message.split("=")[0].split()[0]
-        yield Problem(name if name.startswith(f"{key}.") else key, error.message, error.remedy or "")
+        yield Problem(_key_in(error.message, key), error.message, error.remedy or "")
 
 
 def _files(task: str, tree: Tree) -> Iterator[Problem]:
@@ -120,20 +117,22 @@ def _accelerator(key: str, accelerator: str) -> Iterator[Problem]:
             yield Problem(key, "the installed PyTorch is a CPU build", "install a CUDA build of torch, or use cpu")
 
 
-def _baselines(tree: Tree, groups: Groups) -> Iterator[Problem]:
-    models = groups.get("model", [])
+def _baselines(tree: Tree, catalog: Catalog) -> Iterator[Problem]:
+    models = list(catalog.options.get("model", []))
     names = tree.get("baselines")
     for name in names if isinstance(names, list) else []:
         if name not in models:
             yield Problem("baselines", f"there is no model '{name}'", suggestion(str(name), models))
 
 
-def _encoders(tree: Tree, broken: set[str]) -> Iterator[Problem]:
+def _encoders(tree: Tree, catalog: Catalog, broken: set[str]) -> Iterator[Problem]:
     encoders = tree.get("encoders")
     for modality, node in encoders.items() if isinstance(encoders, dict) else ():
         key = f"encoders.{modality}"
         if isinstance(node, dict) and not _below(key, broken) and modality not in node["accepts"]:
-            fitting = [name for name, accepted in _encoder_options().items() if modality in accepted]
+            fitting = [
+                name for name, option in catalog.nodes("encoder").items() if modality in option.get("accepts", [])
+            ]
             yield Problem(
                 key,
                 f"the encoder '{node['name']}' cannot encode {modality} (it takes: {', '.join(node['accepts'])})",
@@ -141,15 +140,7 @@ def _encoders(tree: Tree, broken: set[str]) -> Iterator[Problem]:
             )
 
 
-def _encoder_options() -> dict[str, list[str]]:
-    options = {}
-    for path in sorted((conf_folder() / "encoder").glob("*.yaml")):
-        node = OmegaConf.load(path)
-        options[path.stem] = [str(name) for name in OmegaConf.select(node, "accepts") or []]
-    return options
-
-
-def _data(tree: Tree, groups: Groups, broken: set[str]) -> Iterator[Problem]:
+def _data(tree: Tree, catalog: Catalog, broken: set[str]) -> Iterator[Problem]:
     try:
         spec = data_spec(tree["data"])
     except UserError as error:
@@ -165,15 +156,16 @@ def _data(tree: Tree, groups: Groups, broken: set[str]) -> Iterator[Problem]:
         )
     fusable = isinstance(tree.get("encoders"), dict) and isinstance(tree.get("model"), dict)
     if fusable and not any(_below(key, broken) for key in ("model", "modalities")):
-        yield from _modalities(tree, spec, groups)
+        yield from _modalities(tree, spec, catalog)
 
 
 def _key_in(message: str, prefix: str) -> str:
-    first = message.split("=")[0].split()[0]
-    return first if first.startswith(f"{prefix}.") else prefix
+    """Return the key that a message starts with (``data.limit=0 is ...``), else ``prefix``."""
+    found = re.match(rf"{re.escape(prefix)}\.[\w.]+", message)
+    return found[0] if found else prefix
 
 
-def _modalities(tree: Tree, spec: DataSpec, groups: Groups) -> Iterator[Problem]:
+def _modalities(tree: Tree, spec: DataSpec, catalog: Catalog) -> Iterator[Problem]:
     asked = tree["modalities"]
     usable = usable_modalities(tree["model"], tree["encoders"], spec)
     unknown = [name for name in asked if name not in MODALITIES] if asked != "auto" else []
@@ -187,26 +179,24 @@ def _modalities(tree: Tree, spec: DataSpec, groups: Groups) -> Iterator[Problem]
         remedies = [f"modalities that fit: {', '.join(usable) or 'none'}"]
         for name in chosen:
             if name not in spec.modalities:
-                providers = _providers(name, groups)
+                providers = _providers(name, catalog)
                 remedies.append(f"data sets with {name}: {', '.join(providers) or 'none yet'}")
         yield Problem("modalities", "; ".join(found), "; ".join(remedies))
 
 
-def _providers(modality: str, groups: Groups) -> list[str]:
+def _providers(modality: str, catalog: Catalog) -> list[str]:
     """Return the data sets that have a modality, with the setting it takes."""
     field = MODALITIES[modality].source_field
+    by_column = catalog.options_with("data", f"{field}_column")
     found = []
-    for name in groups.get("data", []):
-        path = conf_folder() / "data" / f"{name}.yaml"
-        node: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-        settings = read_signature(node[TARGET_KEY]).settings if TARGET_KEY in node else {}
-        if f"{field}_column" in settings:
+    for name, node in catalog.nodes("data").items():
+        if name in by_column:
             found.append(f"{name} (data={name} data.{field}_column=...)")
             continue
         try:
-            provides = data_spec(node).modalities if TARGET_KEY in node else ()
+            provides = data_spec(node).modalities
         except UserError:
-            provides = ()
+            continue
         if modality in provides:
             found.append(f"{name} (data={name})")
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from crystalfm.config.checks import GroupOptions, check_tree
+from crystalfm.config.checks import check_tree
 from crystalfm.config.compose import Composer, Composition, plain_tree
 from crystalfm.config.fit import check_fit
 from crystalfm.config.origins import SourceFile, origin
@@ -66,7 +66,7 @@ def _check(composer: Composer, composition: Composition, *, fit: bool) -> list[P
     if composition.cfg is None:
         return problems
     tree, unresolved = plain_tree(composition.cfg)
-    schema = unresolved + check_tree(composer.task, tree, GroupOptions(composer.groups))
+    schema = unresolved + check_tree(composer.task, tree, composer.catalog)
     unknown = {problem.key for problem in schema}
     schema += [
         Problem(key, "the composed files do not list this key", f"to add it write +{key}=VALUE", COMMAND_LINE)
@@ -74,7 +74,7 @@ def _check(composer: Composer, composition: Composition, *, fit: bool) -> list[P
         if not any(key == name or key.startswith(f"{name}.") for name in unknown)
     ]
     if fit:
-        schema += check_fit(composer.task, tree, composer.groups, broken={problem.key for problem in schema})
+        schema += check_fit(composer.task, tree, composer.catalog, broken={problem.key for problem in schema})
     if schema:
         files = composer.files(composition.group_overrides)
         problems += [problem.located(_where(problem.key, composition, files)) for problem in schema]
@@ -92,8 +92,8 @@ def _where(key: str, composition: Composition, files: Sequence[SourceFile]) -> s
 
 def check_values(composer: Composer, tree: dict[str, Any], keys: Sequence[str]) -> list[Problem]:
     """Check a tree of plain containers whose ``keys`` the command line set."""
-    problems = check_tree(composer.task, tree, GroupOptions(composer.groups))
-    problems += check_fit(composer.task, tree, composer.groups, broken={problem.key for problem in problems})
+    problems = check_tree(composer.task, tree, composer.catalog)
+    problems += check_fit(composer.task, tree, composer.catalog, broken={problem.key for problem in problems})
     composition = Composition(None, overridden=list(keys))
     files = composer.files([]) if problems else []
     return [problem.located(_where(problem.key, composition, files)) for problem in problems]

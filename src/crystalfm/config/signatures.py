@@ -1,4 +1,4 @@
-"""Settings of a class, read from its source text: nothing is imported, so checking loads neither torch nor anything else."""
+"""Settings of a class, read from its source text: nothing is imported, so that checking stays fast and safe."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from crystalfm.config.value_types import ValueType, parse_type
 from crystalfm.contracts import UserError
 
 PACKAGE = "crystalfm"
+_MIN_PARTS = 3  # package, module, class
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 
 RUNTIME_ARGUMENTS = frozenset(
-    {"store", "modality", "cache", "encoders", "llm", "scaling", "optimizer", "scheduler", "name"}
+    {"store", "modality", "cache", "encoders", "llm", "scaling", "optimizer", "scheduler", "name", "seed"}
 )
 """Arguments that the run supplies, whatever their type; no YAML may set them."""
 
@@ -58,7 +59,7 @@ def require_allowed(path: str) -> None:
         UserError: ``path`` does not name something in crystalfm.
     """
     parts = path.split(".") if isinstance(path, str) else []
-    if len(parts) < 3 or parts[0] != PACKAGE or not all(part.isidentifier() for part in parts):
+    if len(parts) < _MIN_PARTS or parts[0] != PACKAGE or not all(part.isidentifier() for part in parts):
         raise UserError(
             f"_target_={path} is refused: only classes of {PACKAGE} may be built from a configuration",
             remedy=f"write {PACKAGE}.<module>.<Class>",
@@ -118,7 +119,7 @@ class _Module:
 
 @cache
 def _module(name: str) -> _Module | None:
-    if name.split(".")[0] != PACKAGE:
+    if not name.startswith(f"{PACKAGE}."):
         return None
     path = _PACKAGE_FOLDER.joinpath(*name.split(".")[1:])
     source = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

@@ -172,19 +172,17 @@ def parse_type(node: ast.expr | None, lookup: Lookup = no_aliases) -> ValueType 
         node: annotation in source form: ``int``, ``str | None``, ``list[float]``, ``Literal["a", "b"]`` ...
         lookup: definition of type aliases.
     """
-    if isinstance(node, ast.Constant):
-        if node.value is None:
-            return Scalar("None")
-        return parse_type(ast.parse(node.value, mode="eval").body, lookup) if isinstance(node.value, str) else None
-    if isinstance(node, ast.Name):
-        if node.id in {"int", "float", "str", "bool", "Any"}:
-            return Scalar(node.id)
-        alias = lookup(node.id)
-        return None if alias is None else parse_type(alias, lookup)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union([parse_type(node.left, lookup), parse_type(node.right, lookup)])
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-        return _parse_generic(node.value.id, node.slice, lookup)
+    match node:
+        case ast.Constant(value=None) | ast.Name(id="int" | "float" | "str" | "bool" | "Any"):
+            return Scalar(ast.unparse(node))
+        case ast.Constant(value=str(text)):
+            return parse_type(ast.parse(text, mode="eval").body, lookup)
+        case ast.Name(id=name) if (alias := lookup(name)) is not None:
+            return parse_type(alias, lookup)
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return _union([parse_type(left, lookup), parse_type(right, lookup)])
+        case ast.Subscript(value=ast.Name(id=name), slice=argument):
+            return _parse_generic(name, argument, lookup)
     return None
 
 
@@ -216,15 +214,19 @@ def mismatch(expected: ValueType, value: Any) -> tuple[str, str] | None:
     """Say what is wrong with a value and what would fit, or ``None`` where it fits."""
     if expected.accepts(value):
         return None
-    message = f"{_show(value)} does not fit: expected {expected}"
-    near = nearest(str(value), expected.choices) if isinstance(value, str) and expected.choices else None
+    return f"{_show(value)} does not fit: expected {expected}", _remedy(expected, value)
+
+
+def _remedy(expected: ValueType, value: Any) -> str:
+    near = nearest(value, expected.choices) if isinstance(value, str) else None
     if near:
-        return message, f"did you mean '{near}'?"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and _takes(expected, "text"):
-        return message, f"write it as text: '\"{value}\"'"
-    if not isinstance(value, (list, dict)) and isinstance(_without_null(expected), ListOf):
-        return message, f"write a list: [{value}]"
-    return message, ""
+        return f"did you mean '{near}'?"
+    if not isinstance(value, (list, dict)) and value is not None:
+        if not isinstance(value, (str, bool)) and _takes(expected, "text"):
+            return f"write it as text: '\"{value}\"'"
+        if isinstance(_without_null(expected), ListOf):
+            return f"write a list: [{value}]"
+    return ""
 
 
 def _takes(expected: ValueType, word: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.chem.representations import modality_values
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
-from crystalfm.data.table import TableColumns, is_missing_number, table_from_frame
+from crystalfm.data.table import TableColumns, is_missing_number, table_from_text
 from crystalfm.data.tabular import read_columns, read_text
 
 if TYPE_CHECKING:
@@ -128,15 +128,15 @@ def check_table(
     """
     path = Path(path).expanduser()
     columns = _columns(path, smiles_column, targets, id_column, description_column)
-    frame = read_text(path, columns.names)
+    cells = read_text(path, columns.names)
     fields = ("smiles", "description") if columns.description else ("smiles",)
     specs = tuple(TargetSpec(name, "1") for name in columns.targets)
     spec = DataSpec("csv", fields, specs, columns.targets)
-    table = table_from_frame(frame, columns, spec)
+    table = table_from_text(cells, columns, spec)
     return CheckReport(
         path=path,
         columns=columns,
-        num_rows=len(frame),
+        num_rows=len(cells[columns.smiles]),
         table=table,
         targets=tuple(_target_summary(table, index) for index in range(len(specs))),
         modalities=tuple(_modality_summary(table, name) for name in spec.modalities),
@@ -184,8 +184,7 @@ def _columns(
     """Return the meaning of the columns, guessing what was not given."""
     there = read_columns(path)
     given = [name for name in (smiles, id_, description, *(targets or ())) if name is not None]
-    sample = read_text(path, [*there, *given]).head(_NUM_GUESS_ROWS)
-    texts = {name: sample[name].tolist() for name in there}
+    texts = {name: cells[:_NUM_GUESS_ROWS] for name, cells in read_text(path, [*there, *given]).items()}
     if smiles is None:
         smiles = _guess_smiles({name: column for name, column in texts.items() if name not in given})
     if targets is None:

@@ -169,9 +169,8 @@ class QM9(Dataset):
         cached = Path(self.store.cache) / "tables" / f"{key}.parquet"
         try:
             with file_lock(cached):
-                if cached.is_file():
-                    _LOG.info("QM9: parsed table from the cache (%s)", cached.name[:12])
-                    return pq.read_table(cached)
+                if (found := _read_cached(cached)) is not None:
+                    return found
                 _LOG.info("QM9: no parsed table for this content yet; reading %d file(s)", len(files))
                 table = _parse(files, self.source)
                 with atomic_write(cached) as stream:
@@ -179,8 +178,25 @@ class QM9(Dataset):
         except PermissionError:
             # A cache shared by a group may be read-only on compute nodes: use what is there, without a lock.
             _LOG.warning("QM9: the cache %s cannot be written", cached.parent)
-            return pq.read_table(cached) if cached.is_file() else _parse(files, self.source)
+            found = _read_cached(cached)
+            return _parse(files, self.source) if found is None else found
         return table
+
+
+def _read_cached(path: Path) -> pa.Table | None:
+    """Return the parsed table of an earlier run, or ``None`` where there is none that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        _LOG.warning("QM9: the parsed table %s is damaged and made again: %s", path, error)
+        return None
+    _LOG.info("QM9: parsed table from the cache (%s)", path.name[:12])
+    return table
 
 
 def _csv_files(path: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,11 @@ from crystalfm.chem.molecules import canonicalize
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
 from crystalfm.data.dataset import Dataset
 from crystalfm.data.records import RecordTable, Rejection, group_numbers
-from crystalfm.data.tabular import read_text, require_columns
+from crystalfm.data.tabular import TextColumns, read_text, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from crystalfm.assets.store import AssetStore
@@ -126,8 +127,9 @@ class MoleculeTable(Dataset):
             UserError: the file is unreadable, a column is missing, ids are repeated, or no row is left.
         """
         spec = self.spec()
-        frame = read_text(self.path, self.columns.names)
-        table = table_from_frame(frame, self.columns, spec, rows=self.subset(len(frame)))
+        cells = read_text(self.path, self.columns.names)
+        rows = self.subset(len(cells[self.columns.smiles]))
+        table = table_from_text(cells, self.columns, spec, rows=rows)
         if len(table) == 0:
             first = table.rejected[0]
             raise UserError(
@@ -160,13 +162,13 @@ class TableColumns:
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
-def table_from_frame(
-    frame: pd.DataFrame, columns: TableColumns, spec: DataSpec, *, rows: NDArray[np.int64] | None = None
+def table_from_text(
+    cells: TextColumns, columns: TableColumns, spec: DataSpec, *, rows: NDArray[np.int64] | None = None
 ) -> RecordTable:
     """Check each row of a table read as text and keep the good ones.
 
     Args:
-        frame: text or ``None`` in every cell.
+        cells: the columns named by ``columns``, from ``tabular.read_text``.
         columns: which columns mean what.
         spec: specification of the table.
         rows: rows to look at, or ``None`` for all.
@@ -177,11 +179,13 @@ def table_from_frame(
     Raises:
         UserError: an id occurs twice.
     """
-    ids = _ids(frame, columns)
-    if rows is not None and len(rows) < len(frame):
-        frame, ids = frame.iloc[rows], [ids[row] for row in rows.tolist()]
-    smiles: list[str | None] = frame[columns.smiles].tolist()
-    description = frame[columns.description].tolist() if columns.description else None
+    ids = _ids(cells, columns)
+    if rows is not None and len(rows) < len(ids):
+        chosen = rows.tolist()
+        cells = {name: [column[row] for row in chosen] for name, column in cells.items()}
+        ids = [ids[row] for row in chosen]
+    smiles = cells[columns.smiles]
+    description = cells[columns.description] if columns.description else None
     problems: dict[int, tuple[str, str]] = {row: ("no id", "") for row, name in enumerate(ids) if name is None}
     for row, text in enumerate(smiles):
         if text is None and (description is None or description[row] is None):
@@ -189,17 +193,14 @@ def table_from_frame(
     canonical, bad_molecules = canonicalize(smiles)
     for problem in bad_molecules:
         problems.setdefault(problem.row, (problem.reason, problem.value))
-    targets = _numbers({name: frame[name].tolist() for name in columns.targets}, problems)
-    rejected = [
-        Rejection(f"row {frame.index[row]}" if ids[row] is None else str(ids[row]), *problems[row])
-        for row in sorted(problems)
-    ]
-    # Molecules without a structure are told apart by their text.
-    keys = canonical if description is None else [c or d for c, d in zip(canonical, description, strict=True)]
-    keep = [row for row in range(len(frame)) if row not in problems]
+    targets = _numbers({name: cells[name] for name in columns.targets}, problems)
+    rejected = [Rejection(_shown_id(ids, rows, row), *problems[row]) for row in sorted(problems)]
+    keep = [row for row in range(len(ids)) if row not in problems]
     fields = {"smiles": [smiles[row] for row in keep]}
     if description is not None:
         fields["description"] = [description[row] for row in keep]
+    # Materials without a structure are told apart by their text.
+    keys = canonical if description is None else [c or d for c, d in zip(canonical, description, strict=True)]
     return RecordTable(
         spec=spec,
         ids=np.array([ids[row] for row in keep], dtype=np.str_),
@@ -216,40 +217,54 @@ def is_missing_number(text: str | None) -> bool:
     return text is None or text.lower() in _MISSING_NUMBERS
 
 
-def _ids(frame: pd.DataFrame, columns: TableColumns) -> Sequence[str | None]:
+def _ids(cells: TextColumns, columns: TableColumns) -> list[str | None]:
     """Return the id of each row of the whole file.
 
     Raises:
         UserError: an id occurs twice.
     """
     if columns.id is None:
-        return [str(row) for row in range(len(frame))]
-    column = frame[columns.id]
-    repeated = column[column.duplicated() & column.notna()].unique().tolist()
+        return [str(row) for row in range(len(cells[columns.smiles]))]
+    ids = cells[columns.id]
+    repeated = [name for name, count in Counter(ids).items() if name is not None and count > 1]
     if repeated:
         shown = ", ".join(repeated[:_NUM_IDS_SHOWN]) + (", …" if len(repeated) > _NUM_IDS_SHOWN else "")
         raise UserError(
             f"column '{columns.id}' has {len(repeated)} ids more than once: {shown}",
             remedy="ids must be unique; leave data.id_column out to use row numbers",
         )
-    ids: list[str | None] = column.tolist()
     return ids
+
+
+def _shown_id(ids: Sequence[str | None], rows: NDArray[np.int64] | None, row: int) -> str:
+    """Return a row's id, or its number in the file where it has none."""
+    return ids[row] or f"row {row if rows is None else int(rows[row])}"
 
 
 def _numbers(columns: Mapping[str, Sequence[str | None]], problems: dict[int, tuple[str, str]]) -> NDArray[np.float64]:
     """Return the targets (N, T), NaN where missing; rows with a bad or no number join ``problems``."""
-    import pandas as pd
-
     parsed = []
     for name, texts in columns.items():
-        missing = np.array([is_missing_number(text) for text in texts])
-        values = np.array(pd.to_numeric(np.array(texts, dtype=object), errors="coerce"), dtype=np.float64)
-        values[missing] = np.nan
-        for row in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
-            what = "not finite" if np.isinf(values[row]) else "not a number"
-            problems.setdefault(row, (f"target '{name}' is {what}", texts[row] or ""))
+        values = np.full(len(texts), np.nan)
+        for row, text in enumerate(texts):
+            if text is None or is_missing_number(text):
+                continue
+            number = _number(text)
+            if number is None or not isfinite(number):
+                what = "not a number" if number is None else "not finite"
+                problems.setdefault(row, (f"target '{name}' is {what}", text))
+            else:
+                values[row] = number
         parsed.append(values)
     targets = np.stack(parsed, axis=1)
     for row in np.flatnonzero(np.isnan(targets).all(axis=1)).tolist():
         problems.setdefault(row, ("no target", ""))
     return targets
+
+
+def _number(text: str) -> float | None:
+    """Return the number a text spells, or ``None``; Python's underscores between digits are not accepted."""
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None

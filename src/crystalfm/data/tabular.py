@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import zlib
+from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    import pandas as pd
+TextColumns = dict[str, list[str | None]]
+"""Cells of a table by column."""
 
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -33,16 +37,12 @@ def read_columns(path: Path) -> list[str]:
             return [str(name) for name in pq.read_schema(path).names]
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    header = _first_line(path)
-    columns = [name.strip() for name in next(csv.reader([header], delimiter=_delimiter(path, header)))]
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path} has several columns called {', '.join(repeated)}", remedy="rename them")
-    return columns
+    with _opened(path) as stream:
+        return _split_header(path, _header_line(path, stream)[0])
 
 
-def read_text(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read columns of a table; cells are text without blanks around it, or ``None`` where empty.
+def read_text(path: Path, columns: Iterable[str]) -> TextColumns:
+    """Read columns of a table as text without blanks around it, ``None`` where a cell is empty.
 
     Numeric columns of a Parquet file become text as well, with all their digits.
 
@@ -51,17 +51,17 @@ def read_text(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         columns: names of the columns to read.
 
     Returns:
-        a frame with these columns in this order.
+        one list a column, all of the same length, at least one row long.
 
     Raises:
         UserError: the file is missing, empty, malformed or not UTF-8, or has no such column.
     """
-    require_columns(path, columns)
     wanted = list(dict.fromkeys(columns))
-    frame = _read_parquet(path, wanted) if _kind(path) == "parquet" else _read_delimited(path, wanted)
-    if frame.empty:
+    require_columns(path, wanted)
+    values = _read_parquet(path, wanted) if _kind(path) == "parquet" else _read_delimited(path, wanted)
+    if not any(values.values()):
         raise UserError(f"{path} has a header and no rows")
-    return frame
+    return values
 
 
 def require_columns(path: Path, columns: Iterable[str]) -> list[str]:
@@ -104,72 +104,78 @@ def _text_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def _first_line(path: Path) -> str:
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline=None) as stream:
-            for line in stream:
-                if line.strip():
-                    return line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    raise UserError(f"{path} is empty", remedy="the first line must hold the column names")
-
-
 def _delimiter(path: Path, header: str) -> str:
     """Return the delimiter: by suffix, but a ``.csv`` without any comma may use semicolons or tabs."""
     usual = _DELIMITERS[_text_suffix(path)]
     return usual if usual in header else next((other for other in ";\t" if other in header), usual)
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
-    return UserError(
-        f"{path} is not UTF-8 text (byte {error.start})",
-        remedy=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8.csv",
-    )
+def _read_delimited(path: Path, columns: Sequence[str]) -> TextColumns:
+    values: TextColumns = {name: [] for name in columns}
+    with _opened(path) as stream:
+        header, line = _header_line(path, stream)
+        reader = csv.reader(stream, delimiter=_delimiter(path, header), skipinitialspace=True, strict=True)
+        there = _split_header(path, header)
+        wanted = [(values[name].append, there.index(name)) for name in columns]
+        for cells in reader:
+            if len(cells) != len(there):
+                if not cells:
+                    continue
+                raise UserError(
+                    f"{path}, line {line + reader.line_num}: {len(cells)} cells where the header has {len(there)}",
+                    remedy="put texts that hold the delimiter into double quotes",
+                )
+            for append, position in wanted:
+                append(cells[position].strip() or None)
+    return values
 
 
-def _read_delimited(path: Path, columns: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(
-            path,
-            sep=_delimiter(path, _first_line(path)),
-            dtype=str,
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            skipinitialspace=True,
-            # A ragged row would otherwise shift the columns by one without a word.
-            index_col=False,
-            on_bad_lines="error",
-            usecols=lambda name: name.strip() in columns,
-        )
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a table: {error}") from error
-    frame.columns = frame.columns.str.strip()
-    return _clean(frame[columns])
-
-
-def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_parquet(path: Path, columns: Sequence[str]) -> TextColumns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=columns)
+        table = pq.read_table(path, columns=list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
-    frame = table.to_pandas(types_mapper=None, integer_object_nulls=True)
-    text = frame.apply(lambda column: column.map(lambda value: repr(value) if isinstance(value, float) else str(value)))
-    return _clean(text.where(frame.notna(), ""))
+    return {name: [_cell_text(value) for value in table[name].to_pylist()] for name in columns}
 
 
-def _clean(frame: pd.DataFrame) -> pd.DataFrame:
-    """Strip blanks and turn empty cells into ``None``."""
-    stripped = frame.apply(lambda column: column.str.strip())
-    cleaned: pd.DataFrame = stripped.astype(object).where(stripped != "", None)
-    return cleaned
+def _cell_text(value: object) -> str | None:
+    """Return a Parquet cell as text: every digit of a number, ``None`` for null, NaN and empty text."""
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    return str(value).strip() or None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a text table; what goes wrong while it is read becomes the user's error."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
+            yield cast("TextIO", stream)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text: {error.reason}",
+            remedy=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8.csv",
+        ) from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _header_line(path: Path, stream: TextIO) -> tuple[str, int]:
+    """Read up to and including the first line that is not blank; return it and its number from 1."""
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            return line.rstrip("\r\n"), number
+    raise UserError(f"{path} is empty", remedy="the first line must hold the column names")
+
+
+def _split_header(path: Path, header: str) -> list[str]:
+    cells = next(csv.reader([header], delimiter=_delimiter(path, header), skipinitialspace=True))
+    columns = [name.strip() for name in cells]
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has several columns called {', '.join(repeated)}", remedy="rename them")
+    return columns

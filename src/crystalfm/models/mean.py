@@ -27,8 +27,9 @@ class MeanPredictor(ClassicalModel):
         super().__init__(targets=targets)
         self._mean = np.full(len(self.targets), np.nan)
 
-    def fit(self, features: ClassicalFeatures, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
+    def fit(self, features: ClassicalFeatures, seed: int) -> None:
         """Take the means; the features are not looked at."""
+        del seed  # nothing is drawn
         for column, spec in enumerate(self.targets):
             known = known_targets(features.train_y, spec, column)
             self._mean[column] = features.train_y[known, column].mean()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from crystalfm.contracts import UserError
-from crystalfm.models.settings import check_range
+from crystalfm.models.settings import check_choice, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,6 +57,10 @@ class PretrainedSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        check_choice("llm.positions", self.positions, ("keep", "zero"))
+        check_choice("llm.weights_dtype", self.weights_dtype, ("float32", "bfloat16"))
+        if self.trainable is not None:
+            check_choice("llm.trainable", self.trainable, ("all", "norms", "none"))
         if self.lora_rank is not None:
             check_range("llm.lora_rank", self.lora_rank, low=1)
             if self.trainable == "all":
@@ -249,6 +253,9 @@ def _add_lora(model: nn.Module, settings: PretrainedSettings, rank: int) -> None
         fan_in_fan_out=config.model_type == "gpt2",  # its linear layers are Conv1D, stored transposed
     )
     peft.inject_adapter_in_model(adapters, model)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # small updates would be lost in bfloat16; peft casts around the adapters
+            parameter.data = parameter.data.float()
 
 
 def _freeze(model: nn.Module, settings: PretrainedSettings) -> None:

@@ -115,9 +115,7 @@ def _draw_points(
     bar.ax.tick_params(labelsize=7.5, length=2)
 
 
-def _parity_panel(
-    axes: Axes, true: NDArray[np.floating], predicted: NDArray[np.floating], target: TargetSpec
-) -> None:
+def _parity_panel(axes: Axes, true: NDArray[np.floating], predicted: NDArray[np.floating], target: TargetSpec) -> None:
     known_true, known_predicted = known_pairs(true, predicted)
     axes.set_title(target.name, fontweight="bold")
     axes.set_xlabel(_with_unit("true", target.unit))
@@ -196,13 +194,31 @@ def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
     return values
 
 
-def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
-    """Return epochs (counted from 1) and the last value of ``key`` in each epoch."""
-    latest = {
-        row["epoch"]: row[key] for row in rows if key in row and "epoch" in row and math.isfinite(row[key])
-    }
-    epochs = sorted(latest)
-    return [epoch + 1 for epoch in epochs], [latest[epoch] for epoch in epochs]
+def _series(rows: Sequence[Mapping[str, float]], key: str, *, average: bool = False) -> tuple[list[float], list[float]]:
+    """Return epochs (counted from 1) and, of ``key`` in each, the last value or the mean of all."""
+    by_epoch: dict[float, list[float]] = {}
+    for row in rows:
+        if "epoch" in row and math.isfinite(row.get(key, math.nan)):
+            by_epoch.setdefault(row["epoch"], []).append(row[key])
+    epochs = sorted(by_epoch)
+    values = [math.fsum(by_epoch[e]) / len(by_epoch[e]) if average else by_epoch[e][-1] for e in epochs]
+    return [epoch + 1 for epoch in epochs], values
+
+
+def _with_epochs(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Give rows without an epoch, such as those of the learning rate, the epoch of the next row that has one."""
+    filled: list[Mapping[str, float]] = []
+    epoch: float | None = None
+    for row in reversed(rows):
+        epoch = row.get("epoch", epoch)
+        filled.append(row if epoch is None else {**row, "epoch": epoch})
+    return filled[::-1]
+
+
+def _rate_key(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return the column of the learning rate: ``lr``, or that of the first parameter group (``lr-AdamW/pg1``)."""
+    names = sorted({name for row in rows for name in row if name == "lr" or name.startswith("lr-")})
+    return names[0] if names else "lr"
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
@@ -210,7 +226,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
         ("train/loss", "training", BLUE, "o"),
         ("val/loss", "validation", VERMILLION, "s"),
     ):
-        epochs, values = _series(rows, key)
+        epochs, values = _series(rows, key, average=key == "train/loss")
         few = len(epochs) <= _MAX_MARKERS
         if epochs:
             axes.plot(
@@ -252,7 +268,8 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, *, title: st
 
     Args:
         rows: rows of ``metrics.csv`` (see :func:`read_metrics`) with ``epoch`` counted from 0 and any of
-            ``train/loss``, ``val/loss``, ``lr``; the last value of an epoch counts.
+            ``train/loss`` (averaged over an epoch), ``val/loss`` and ``lr`` or ``lr-...`` (the last of an epoch
+            counts).
         path: PNG to write.
         title: line above the panels.
 
@@ -260,14 +277,11 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, *, title: st
         ``path``.
     """
     with rc_context(_STYLE):
-        rate_epochs, rates = _series(rows, "lr")
+        rows = _with_epochs(rows)
+        rate_epochs, rates = _series(rows, _rate_key(rows))
         heights = [3.2, 1.0] if rate_epochs else [1.0]
         figure = Figure(figsize=(5.6, 4.2 if rate_epochs else 3.4), dpi=_DOTS_PER_INCH, layout="constrained")
-        axes = (
-            figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-            .ravel()
-            .tolist()
-        )
+        axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights).ravel().tolist()
         _draw_losses(axes[0], rows)
         if rate_epochs:
             axes[1].step(rate_epochs, rates, where="mid", color=GREEN, linewidth=1.6)

@@ -89,9 +89,7 @@ def known_pairs(
     return true[known].astype(np.float64), predicted[known].astype(np.float64)
 
 
-def score_target(
-    true: NDArray[np.floating], predicted: NDArray[np.floating], target: TargetSpec
-) -> TargetScore:
+def score_target(true: NDArray[np.floating], predicted: NDArray[np.floating], target: TargetSpec) -> TargetScore:
     """Score the predictions of one target.
 
     Args:

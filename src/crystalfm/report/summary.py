@@ -62,9 +62,7 @@ def git_commit(folder: Path) -> str | None:
     """Return the commit checked out in ``folder``, ``-dirty`` where files differ; ``None`` outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_GIT_TIMEOUT_SECONDS
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_TIMEOUT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None
@@ -131,9 +129,7 @@ def build_summary(
         plain containers; ``metrics[split][model][target]`` holds ``mae``, ``rmse``, ``r2``, ``num_rows``,
         ``unit`` and ``mae_ev``, in physical units.
     """
-    metrics = {
-        result.model: {score.target.name: score.as_dict() for score in result.scores} for result in results
-    }
+    metrics = {result.model: {score.target.name: score.as_dict() for score in result.scores} for result in results}
     encoders = [
         {"modality": report.modality, "name": report.name, "frozen": report.frozen, "width": report.width}
         for report in facts.encoders

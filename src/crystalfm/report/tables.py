@@ -91,9 +91,7 @@ def encoder_table(encoders: Sequence[EncoderReport]) -> Table:
             if report.frozen
             else (_NOT_AVAILABLE, _NOT_AVAILABLE)
         )
-        table.add_row(
-            report.modality, report.name, state, str(report.width), *cached, "; ".join(report.notes)
-        )
+        table.add_row(report.modality, report.name, state, str(report.width), *cached, "; ".join(report.notes))
     return table
 
 
@@ -106,7 +104,7 @@ def start_table(facts: RunFacts) -> RenderableType:
         grid.add_row(name, Text(value))
     body: list[RenderableType] = [grid]
     if facts.encoders:
-        body += [Text(), encoder_table(facts.encoders)]
+        body.append(encoder_table(facts.encoders))
     return Panel(Group(*body), title=Text(facts.run_name, style="bold"), title_align="left", expand=False)
 
 

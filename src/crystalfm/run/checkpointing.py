@@ -88,8 +88,9 @@ def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, A
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=False)
     except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or ["the file is empty"])[0]
         raise UserError(
-            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}",
+            f"{path} cannot be read as a checkpoint: {reason}",
             remedy="the file is cut short, damaged or not a crystalfm checkpoint; use another one",
         ) from error
     if not isinstance(loaded, dict) or PAYLOAD_KEY not in loaded:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from rich.console import Console
 
-from crystalfm.config.compose import Composer
+from crystalfm.config.compose import Composer, message_of
 from crystalfm.config.preflight import preflight
+from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
 from crystalfm.contracts import UserError
 from crystalfm.run.jobs import Job, JobStopped
 from crystalfm.run.stamp import begin_run, is_child_rank, new_stamp
@@ -133,7 +135,10 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
     importlib.import_module(f"crystalfm.run.{job.task}")
     mode = "MULTIRUN" if multirun else "RUN"
     overrides = [*(item for item in overrides if not item.startswith("hydra.mode=")), f"hydra.mode={mode}"]
-    overrides += _folder_overrides(composer, overrides, configs[0], multirun=multirun)
+    try:
+        overrides += _folder_overrides(composer, overrides, configs[0], multirun=multirun)
+    except HydraException as error:
+        raise ConfigError([Problem("configuration", message_of(error), where=COMMAND_LINE)]) from error
     start = composer.hydra.multirun if multirun else composer.hydra.run
     try:
         with warnings.catch_warnings():
@@ -149,7 +154,7 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
 def _report_stopped(stop: JobStopped, num_jobs: int) -> None:
     number = (stop.job or 0) + 1
     Console(stderr=True, highlight=False).print(
-        f"job {number} of {num_jobs} failed ({' '.join(stop.overrides)}); the {num_jobs - number} after it were not started",
+        f"job {number} of {num_jobs} failed ({' '.join(stop.overrides)}); {num_jobs - number} not started",
         style="bold red",
         markup=False,
         soft_wrap=True,
