@@ -28,7 +28,7 @@ FORBIDDEN = {
     "pickle": r"\bpickle\.loads?\(|allow_pickle\s*=\s*True",
     "unverified TLS": r"_create_unverified_context|verify\s*=\s*False",
     "a shell": r"shell\s*=\s*True|\bos\.(system|popen)\(",
-    "broad except": r"except\s*:|except\s+(Base)?Exception\b",
+    "bare except": r"except\s*:|except\s+BaseException\b",
     "eval or exec": r"(?<![\w.])(eval|exec)\(",
     "unfiltered archive extraction": r"\.extractall\((?!.*filter)",
     "remote code": r"trust_remote_code\s*=\s*True",
@@ -104,13 +104,31 @@ def test_no_line_of_the_package_holds(rule):
     assert found == []
 
 
+def swallowed(tree):
+    """Lines of handlers that catch every exception and can end without raising again."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and node.type is not None
+        and "Exception" in {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
+        and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]
+
+
+def test_no_exception_is_swallowed():
+    assert [f"{relative(path)}:{line}" for path in SOURCES for line in swallowed(parse(path))] == []
+    assert swallowed(ast.parse("try:\n    f()\nexcept (OSError, Exception):\n    pass\n")) == [3]
+    assert swallowed(ast.parse("try:\n    f()\nexcept Exception as e:\n    raise E from e\n")) == []
+
+
 @pytest.mark.parametrize(
     ("rule", "line"),
     [
         ("unsafe checkpoint loading", "torch.load(path, weights_only=False)"),
         ("pickle", "np.load(path, allow_pickle=True)"),
         ("a shell", "run(command, shell=True)"),
-        ("broad except", "    except Exception as error:"),
+        ("bare except", "    except BaseException:"),
         ("eval or exec", "value = eval(text)"),
         ("unfiltered archive extraction", "archive.extractall(folder)"),
         ("print", "    print(value)"),

@@ -1,9 +1,7 @@
 """QM9: both layouts, limits, the parsed table's cache, and the real files where they are cached."""
 
 import logging
-import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -234,15 +232,12 @@ def test_import_loads_nothing_heavy():
 
 
 @pytest.mark.real_data
-def test_real_molecules_of_the_wheel(tmp_path):
+def test_real_molecules_of_the_wheel(tmp_path, asset_cache):
     from crystalfm.assets.store import AssetStore
 
-    cache = os.environ.get("CRYSTALFM_CACHE")
-    if not cache:
-        pytest.skip("CRYSTALFM_CACHE is not set: no cached QM9")
-    assets = AssetStore(Path(cache), offline=True)
+    assets = AssetStore(asset_cache, offline=True)
     if not assets.is_cached("qm9"):
-        pytest.skip(f"{cache} holds no QM9 (crystalfm fetch qm9)")
+        pytest.skip(f"{asset_cache} holds no QM9: python -m crystalfm.fetch qm9")
     table = QM9(store=assets).load()
     assert len(table) == 130_831
     assert table.rejected == []

@@ -95,6 +95,19 @@ def test_command_can_be_pasted_into_a_shell(path):
     assert "data.id_column=name" in words
 
 
+@pytest.mark.parametrize("column", ["gap", "HOMO (eV)", "a,b", "true", "12", "it's", "[x]", "a=b", "µ"])
+def test_command_says_any_column_name_to_hydra(tmp_path, column):
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (tmp_path / "t.csv").write_text(f'smiles,"{column}"\nC,1\n', encoding="utf-8")
+    words = shlex.split(check_table(tmp_path / "t.csv", targets=[column]).command)
+    overrides = {item.key_or_group: item.value() for item in OverridesParser.create().parse_overrides(words[2:])}
+    assert overrides["data.targets"] == [column]
+    assert overrides["data.path"] == str(tmp_path / "t.csv")
+
+
 def test_shown_report_names_numbers_and_reasons(path):
     text = shown(check_table(path, smiles_column="SMILES", targets=["gap"], id_column="name"))
     assert "7 rows, 4 accepted, 3 rejected (42.86%)" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ _NUM_GUESS_ROWS = 200
 """Rows looked at when a column's meaning is guessed."""
 
 _NUM_EXAMPLES = 3
+
+_HYDRA_WORDS = frozenset({"null", "true", "false", "inf", "nan"})
+"""Words that Hydra's grammar does not read as text."""
 
 
 @dataclass(frozen=True)
@@ -256,10 +260,19 @@ def _command(path: Path, columns: TableColumns) -> str:
     """Return a command line, quoted for a shell, that trains on the table."""
     import shlex
 
-    settings = [f"data.path={path}"]
+    settings = [f"data.path={_override_value(str(path))}"]
     if columns.smiles != "smiles":
-        settings.append(f"data.smiles_column={columns.smiles}")
-    settings.append(f"data.targets=[{','.join(columns.targets)}]")
+        settings.append(f"data.smiles_column={_override_value(columns.smiles)}")
+    settings.append(f"data.targets=[{','.join(map(_override_value, columns.targets))}]")
     for key, name in (("id_column", columns.id), ("description_column", columns.description)):
-        settings += [f"data.{key}={name}"] if name is not None else []
+        settings += [f"data.{key}={_override_value(name)}"] if name is not None else []
     return shlex.join(["crystalfm", "train", "data=csv", *settings])
+
+
+def _override_value(text: str) -> str:
+    """Quote a text for Hydra where it would be read as something else (a list, a number, an interpolation)."""
+    plain = re.fullmatch(r"[A-Za-z_./~][\w./~+-]*", text) and text.lower() not in _HYDRA_WORDS
+    if plain:
+        return text
+    escaped = text.replace("\\", "\\\\") if text.endswith("\\") else text
+    return "'" + escaped.replace("'", "\\'") + "'"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import lightning as L  # noqa: N812 - Lightning's own convention
 import numpy as np
 import torch
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from crystalfm.data.batches import RecordDataset, finished_batch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Collate = Callable[[list[Any]], Any]
 
 
-class RecordDataModule(L.LightningDataModule):
+class RecordDataModule(LightningDataModule):
     """Loaders over the splits of a record table.
 
     ``train_sampler`` holds the position in the training data: the loader's order follows its epoch and

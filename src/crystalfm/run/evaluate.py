@@ -13,6 +13,7 @@ from crystalfm.io.files import write_json
 from crystalfm.report.tables import closing_panel, results_table
 from crystalfm.run.console import run_console
 from crystalfm.run.folder import RunFolder, find_checkpoint, run_folder_of
+from crystalfm.run.quiet import quiet_lightning
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.resume_point import split_hash
 from crystalfm.run.saved import SavedPredictor
@@ -44,6 +45,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     Raises:
         UserError: something the user can mend.
     """
+    quiet_lightning()
     console = run_console()
     checkpoint = find_checkpoint(cfg.ckpt)
     data = cfg.get("data")

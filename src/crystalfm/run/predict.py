@@ -25,6 +25,7 @@ from crystalfm.io.files import write_text
 from crystalfm.run.console import run_console
 from crystalfm.run.folder import find_checkpoint
 from crystalfm.run.prepare import only_test
+from crystalfm.run.quiet import quiet_lightning
 from crystalfm.run.saved import SavedPredictor
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: the input cannot be read, or more than ``max_rejected_fraction`` of its rows cannot be used.
     """
+    quiet_lightning()
     console = run_console()
     inputs = read_inputs(str(cfg.input), cfg.smiles_column, cfg.id_column, cfg.description_column)
     saved = SavedPredictor(find_checkpoint(cfg.ckpt), cfg, progress=RichProgress(console))

@@ -20,6 +20,7 @@ from crystalfm.run.classical import ClassicalSession, score_baselines
 from crystalfm.run.console import run_console
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.prepare import PreparedData, prepare_data
+from crystalfm.run.quiet import quiet_lightning
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.resume_point import ResumePoint, find_resume
 from crystalfm.run.session import FittedModel, Session, outcome_arguments
@@ -49,6 +50,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
         TrainingInterruptedError: a signal stopped the training after a checkpoint was written.
     """
     started = time.monotonic()
+    quiet_lightning()
     console = run_console()
     config = resolved_config(cfg)
     point = find_resume(cfg, config)
@@ -83,10 +85,6 @@ def seed_everything(cfg: DictConfig) -> None:
     """Seed torch, NumPy and Python, and set the number of CPU threads."""
     import torch
     from lightning import seed_everything as seed_all
-
-    from crystalfm.run.quiet import quiet_lightning
-
-    quiet_lightning()
 
     if cfg.trainer.num_threads is not None:
         torch.set_num_threads(cfg.trainer.num_threads)
