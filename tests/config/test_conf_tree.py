@@ -1,9 +1,9 @@
 """The shipped configuration files: every option composes, and says everything its class can be told."""
 
+import ast
 import itertools
 
 import pytest
-import yaml
 
 from crystalfm.config.compose import Composer
 from crystalfm.config.location import conf_folder
@@ -101,19 +101,13 @@ def test_defaults_of_files_are_those_of_the_classes(composer):
     for section, option in defaults.items():
         node = composer.catalog.node(section, option)
         settings = read_signature(ENTRY_POINTS["train"].sections[section]).settings
-        assert {name: yaml.safe_load(setting.default.replace("None", "null")) for name, setting in settings.items()} == {
-            name: str(value) if isinstance(value, bool) else value for name, value in node.items()
-        } or {name: setting.default for name, setting in settings.items()} == {
-            name: repr(value) for name, value in node.items()
-        }
+        assert node == {name: ast.literal_eval(setting.default) for name, setting in settings.items()}
 
 
 def test_every_file_starts_with_what_it_is():
     for path in conf_folder().rglob("*.yaml"):
         text = path.read_text(encoding="utf-8")
-        if "hydra" in path.parts or path.parent.name in {"optimizer"}:
-            continue
-        assert text.startswith("# "), path
+        assert text.startswith("# ") or "help" in path.parts, path
 
 
 def test_the_folder_ships_in_the_wheel():

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.image import imread
 
 from crystalfm.contracts import TargetSpec
+from crystalfm.metrics.scores import score_model
 from crystalfm.report import figures
 from crystalfm.report.figures import comparison_plot, learning_curve, parity_plot, read_metrics
-from crystalfm.report.scores import score_model
 
 TARGETS = (
     TargetSpec("homo", "hartree"),

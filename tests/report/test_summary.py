@@ -11,9 +11,9 @@ from crystalfm import __version__
 from crystalfm.contracts import TargetSpec
 from crystalfm.encoders.base import EncoderReport
 from crystalfm.io.files import write_json
+from crystalfm.metrics.scores import score_model
 from crystalfm.report import summary
 from crystalfm.report.facts import RunFacts
-from crystalfm.report.scores import score_model
 from crystalfm.report.summary import (
     Outcome,
     build_summary,

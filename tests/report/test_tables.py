@@ -9,8 +9,8 @@ from rich.console import Console
 
 from crystalfm.contracts import TargetSpec
 from crystalfm.encoders.base import EncoderReport
+from crystalfm.metrics.scores import score_model
 from crystalfm.report.facts import RunFacts
-from crystalfm.report.scores import score_model
 from crystalfm.report.tables import (
     closing_panel,
     format_count,

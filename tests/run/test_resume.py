@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from run_helpers import MakeConfig, last_state
 
 from crystalfm.contracts import UserError
 from crystalfm.run import network
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.train import train
-
-from run_helpers import MakeConfig, last_state
 
 
 class SignalAtStep(Callback):

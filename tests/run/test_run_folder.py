@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from run_helpers import MakeConfig
 
 from crystalfm.contracts import UserError
 from crystalfm.run.evaluate import evaluate
 from crystalfm.run.predict import predict
 from crystalfm.run.train import train
-
-from run_helpers import MakeConfig
 
 READ_ALONE = """
 import sys, torch

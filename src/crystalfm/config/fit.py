@@ -42,6 +42,7 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
     if task == "train":
         problems += _baselines(tree, catalog)
         problems += _encoders(tree, catalog, broken)
+        problems += _heads(tree)
     if isinstance(tree.get("data"), dict) and not _below("data", broken):
         problems += _data(tree, catalog, broken)
     return problems
@@ -115,6 +116,21 @@ def _accelerator(key: str, accelerator: str) -> Iterator[Problem]:
             )
         elif not mps and devices.torch_is_cpu_only():
             yield Problem(key, "the installed PyTorch is a CPU build", "install a CUDA build of torch, or use cpu")
+
+
+def _heads(tree: Tree) -> Iterator[Problem]:
+    """Check every node with attention: its heads share the width evenly."""
+    encoders = tree.get("encoders")
+    nodes = {"llm": tree.get("llm")}
+    nodes |= {f"encoders.{name}": node for name, node in encoders.items()} if isinstance(encoders, dict) else {}
+    for key, node in nodes.items():
+        width, heads = (node.get(name) if isinstance(node, dict) else None for name in ("width", "num_heads"))
+        if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
+            yield Problem(
+                f"{key}.num_heads",
+                f"{heads} heads: {heads} does not divide the width {width}",
+                "choose a width that is a multiple of the number of heads",
+            )
 
 
 def _baselines(tree: Tree, catalog: Catalog) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from crystalfm.io.files import atomic_write
-from crystalfm.report.scores import (
+from crystalfm.metrics.scores import (
     ModelScores,
     TargetScore,
     best_model,

@@ -15,8 +15,8 @@ import crystalfm
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from crystalfm.metrics.scores import ModelScores
     from crystalfm.report.facts import RunFacts
-    from crystalfm.report.scores import ModelScores
 
 SUMMARY_VERSION = 1
 _PACKAGES = (

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from crystalfm.report.scores import best_model, by_target, unit_symbol
+from crystalfm.metrics.scores import best_model, by_target, unit_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from crystalfm.contracts import TargetSpec
     from crystalfm.encoders.base import EncoderReport
+    from crystalfm.metrics.scores import ModelScores, TargetScore
     from crystalfm.report.facts import RunFacts
-    from crystalfm.report.scores import ModelScores, TargetScore
 
 _NOT_AVAILABLE = "-"
 _SUFFIX_FROM = 10_000

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from crystalfm.assets.store import AssetStore
     from crystalfm.data.features import FeatureStore
-    from crystalfm.report.scores import ModelScores
+    from crystalfm.metrics.scores import ModelScores
     from crystalfm.run.folder import RunFolder
     from crystalfm.run.prepare import PreparedData
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crystalfm.io.files import atomic_write
+from crystalfm.metrics.scores import ModelScores, score_model
 from crystalfm.report.figures import comparison_plot, learning_curve, parity_plot, read_metrics
-from crystalfm.report.scores import ModelScores, score_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

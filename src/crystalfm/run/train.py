@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalfm.assets.store import AssetStore
-    from crystalfm.report.scores import ModelScores
+    from crystalfm.metrics.scores import ModelScores
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from crystalfm.contracts import HARTREE_TO_EV, TargetSpec
-from crystalfm.report.scores import (
+from crystalfm.metrics.scores import (
     best_model,
     by_target,
     ev_per_unit,

@@ -1,0 +1,173 @@
+"""Parts of a configuration that do not go together, files that are not there, devices that are missing."""
+
+import pytest
+
+from crystalfm.config import devices
+from crystalfm.config.compose import Composer
+from crystalfm.config.preflight import preflight
+from crystalfm.config.problems import ConfigError
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with Composer("train") as composer:
+        yield composer
+
+
+def check(composer, *overrides):
+    """Return the problems by key."""
+    try:
+        preflight(composer, list(overrides))
+    except ConfigError as error:
+        return {problem.key: problem for problem in error.problems}
+    return {}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "has_mps", lambda: False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    monkeypatch.setattr(devices, "has_mps", lambda: False)
+    monkeypatch.setattr(devices, "torch_is_cpu_only", lambda: False)
+
+
+def test_description_of_qm9_names_what_fits(composer):
+    problem = check(composer, "model=llm_fusion", "data=qm9", "modalities=[description]")["modalities"]
+    assert problem.message == "data set 'qm9' has no description (it provides: smiles, selfies, fingerprint)"
+    assert "modalities that fit: smiles, selfies, fingerprint" in problem.remedy
+    assert "data sets with description: csv (data=csv data.description_column=...)" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["modalities=[]"], "at least 1 modality, 0 chosen"),
+        (["modalities=[smile]"], "unknown modality 'smile'"),
+        (["model=mean", "modalities=[smiles]"], "the model cannot use the modality smiles"),
+        (["model.requires.max_modalities=2"], "at most 2"),
+        (["encoders.smiles=null", "modalities=[smiles]"], "no encoder is configured for smiles"),
+    ],
+)
+def test_modalities_that_do_not_fit(composer, overrides, message):
+    assert message in check(composer, *overrides)["modalities"].message
+
+
+def test_auto_leaves_out_what_has_no_encoder(composer):
+    assert check(composer, "encoders.smiles=null") == {}
+
+
+def test_description_column_makes_descriptions_fit(composer, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("smiles,gap,text\n")
+    overrides = ["data=csv", f"data.path={table}", "data.targets=[gap]", "modalities=[description]"]
+    assert "modalities" in check(composer, *overrides)
+    assert check(composer, *overrides, "data.description_column=text") == {}
+
+
+def test_encoder_that_cannot_serve_the_modality(composer):
+    problem = check(composer, "encoder@encoders.smiles=minilm")["encoders.smiles"]
+    assert problem.message == "the encoder 'minilm' cannot encode smiles (it takes: description)"
+    assert "encoder@encoders.smiles=OPTION with one of: chemberta, rxnfp" in problem.remedy
+    assert problem.where == "command line"
+
+
+def test_unknown_target_of_qm9(composer):
+    problem = check(composer, "data.targets=[homo,gapp]")["data.targets"]
+    assert problem.message == "data set 'qm9' has no target 'gapp'"
+    assert "did you mean 'gap'?" in problem.remedy
+
+
+def test_column_that_a_table_lacks(composer, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("SMILES,gap\nC,1\n")
+    found = check(composer, "data=csv", f"data.path={table}", "data.targets=[gap]", "data.smiles_column=smiles")
+    assert any("smiles" in problem.message for problem in found.values())
+    assert check(composer, "data=csv", f"data.path={table}", "data.targets=[gap]", "data.smiles_column=SMILES") == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("data.path", "tabel.csv"), ("data.split_file", "spilt.json"), ("ckpt", "run-on")]
+)
+def test_files_that_do_not_exist(composer, tmp_path, key, name):
+    for existing in ("table.csv", "split.json"):
+        (tmp_path / existing).touch()
+    (tmp_path / "run-one").mkdir()
+    problem = check(composer, f"{key}={tmp_path / name}")[key]
+    assert "no such file or folder" in problem.message
+    assert "did you mean" in problem.remedy
+    assert problem.where == "command line"
+
+
+def test_auto_checkpoint_needs_no_file(composer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert check(composer, "ckpt=auto") == {}
+
+
+def test_missing_mirror_on_the_command_line_and_in_the_environment(composer, tmp_path, monkeypatch):
+    problem = check(composer, f"paths.mirror={tmp_path / 'absent'}")["paths.mirror"]
+    assert "is not a folder" in problem.message
+    assert problem.where == "command line"
+    monkeypatch.setenv("CRYSTALFM_MIRROR", str(tmp_path / "absent"))
+    problem = check(composer)["paths.mirror"]
+    assert "CRYSTALFM_MIRROR" in problem.remedy
+    monkeypatch.setenv("CRYSTALFM_MIRROR", str(tmp_path))
+    assert check(composer) == {}
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("override", ["trainer=gpu", "trainer=ddp", "trainer.accelerator=cuda"])
+def test_missing_gpu(composer, override):
+    problem = check(composer, override)["trainer.accelerator"]
+    assert "sees no GPU" in problem.message
+    assert "trainer=cpu" in problem.remedy
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_needs_no_gpu(composer):
+    assert check(composer, "trainer=cpu", "trainer.strategy=ddp", "trainer.devices=2") == {}
+    assert check(composer, "trainer.accelerator=mps")["trainer.accelerator"].message.startswith("mps needs a Mac")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_number_of_gpus(composer):
+    assert check(composer, "trainer=ddp") == {}
+    assert check(composer, "trainer=gpu", "trainer.devices=2") == {}
+    assert check(composer, "trainer=gpu", "trainer.devices=[0,1]") == {}
+    assert "3 GPUs asked for" in check(composer, "trainer=gpu", "trainer.devices=3")["trainer.devices"].message
+    assert "devices" in check(composer, "trainer.devices=0")["trainer.devices"].message
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_cpu_build_of_torch_beside_a_gpu(composer, monkeypatch):
+    monkeypatch.setattr(devices, "torch_is_cpu_only", lambda: True)
+    assert "CPU build" in check(composer, "trainer=gpu")["trainer.accelerator"].message
+
+
+def test_unknown_baseline(composer):
+    problem = check(composer, "baselines=[xgbost,mean]")["baselines"]
+    assert "did you mean 'xgboost'?" in problem.remedy
+
+
+def test_warm_up_of_a_plateau(composer):
+    problem = check(composer, "scheduler=plateau", "scheduler.warmup_steps=5")["scheduler.warmup_steps"]
+    assert "does not go with" in problem.message
+    assert check(composer, "scheduler=cosine") == {}
+
+
+def test_heads_must_divide_the_width(composer):
+    found = check(composer, "llm.num_heads=3", "encoders.smiles.num_heads=5")
+    assert set(found) == {"llm.num_heads", "encoders.smiles.num_heads"}
+    assert "does not divide" in found["llm.num_heads"].message
+
+
+def test_evaluation_needs_its_checkpoint(tmp_path):
+    with Composer("evaluate") as composer:
+        assert check(composer)["ckpt"].message == "a value is needed here"
+        assert "no such file" in check(composer, "ckpt=absent")["ckpt"].message
+        assert check(composer, f"ckpt={tmp_path}", "split=vall")["split"].remedy == "did you mean 'val'?"
+        assert check(composer, f"ckpt={tmp_path}", "data=qm9", "data.limit=5") == {}
