@@ -5,8 +5,11 @@ This module imports nothing heavy and nothing of ours; every other room may impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 HARTREE_TO_EV = 27.211386245988
 """One Hartree in electronvolt (CODATA 2018)."""

@@ -34,7 +34,12 @@ def test_safe_changes_are_returned() -> None:
 
 @pytest.mark.parametrize(
     ("section", "values"),
-    [("optimizer", {"lr": 2e-3}), ("optimizer", {"betas": [0.9, 0.99]}), ("trainer", {"precision": "bf16-mixed"}), ("callbacks", {"ema_decay": 0.9})],
+    [
+        ("optimizer", {"lr": 2e-3}),
+        ("optimizer", {"betas": [0.9, 0.99]}),
+        ("trainer", {"precision": "bf16-mixed"}),
+        ("callbacks", {"ema_decay": 0.9}),
+    ],
 )
 def test_changes_that_alter_the_training_are_refused(section: str, values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"! {section}\."):

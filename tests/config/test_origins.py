@@ -41,7 +41,8 @@ def test_first_folder_that_has_a_file_wins(tmp_path):
         (tmp_path / name / "llm").mkdir(parents=True)
         (tmp_path / name / "llm" / "x.yaml").touch()
     found = source_files(
-        [("llm/x", "llm"), (None, None), ("llm/absent", ""), ("llm/x", "_global_")], [tmp_path / "one", tmp_path / "two"]
+        [("llm/x", "llm"), (None, None), ("llm/absent", ""), ("llm/x", "_global_")],
+        [tmp_path / "one", tmp_path / "two"],
     )
     assert found == [
         SourceFile(tmp_path / "one" / "llm" / "x.yaml", "llm"),

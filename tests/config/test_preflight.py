@@ -1,5 +1,6 @@
 """Every mistake in a configuration is found, told with its key, its origin and what would fit, all at once."""
 
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def test_unknown_option_in_a_file(user):
     found = user.problems("experiment=mine")["llm"]
     assert found.message == "'llm/gpt9' does not exist"
     assert "did you mean 'gpt2'?" in found.remedy
-    assert found.where == "experiment/mine.yaml"
+    assert found.where == "mine/experiment/mine.yaml:3"
 
 
 def test_broken_yaml_names_the_line(user):
@@ -149,8 +150,8 @@ def test_missing_config_dir(tmp_path):
         ("trainer.precision=bf16", "'bf16' does not fit", "did you mean"),
         ("name=5", "5 does not fit", "write it as text"),
         ("seed=null", "null does not fit", ""),
-        ("trainer=null", "a section of keys is needed", "trainer=OPTION"),
-        ("model=null", "an option of the group is needed", "model=OPTION"),
+        ("~trainer", "a section of keys is needed", "trainer=OPTION"),
+        ("~llm", "an option of the group is needed", "llm=OPTION"),
         ("encoders.smiles=rxnfp", "an option of the group is needed", "encoder@encoders.smiles=OPTION"),
         ("~seed", "the key is missing", ""),
         ("model._target_=null", "names no class", ""),
@@ -184,6 +185,7 @@ def test_one_wrong_value(composer, override, message, remedy):
         ("data.targets=homo,lumo", "several values need a multirun", "write data.targets=[homo,lumo]"),
         ("trainer", "an override needs a value", "write trainer=VALUE"),
         ("name='a", "cannot be read", "quote a value"),
+        ("model=null", "an option is needed here", "llm_fusion, mean, xgboost; ~model leaves it out"),
         ("~no.such", "no such key to delete", ""),
     ],
 )
@@ -280,10 +282,9 @@ def test_added_key_that_the_class_knows(user):
 
 
 def test_checking_imports_no_torch():
-    import subprocess
-
     code = (
-        "import sys; from crystalfm.config.preflight import check_config; check_config('train', ['experiment=quickstart']);"
+        "import sys; from crystalfm.config.preflight import check_config;"
+        "check_config('train', ['experiment=quickstart']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'rdkit', 'lightning', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -49,8 +49,19 @@ def test_aliases_and_base_classes_are_followed():
 
 @pytest.mark.parametrize(
     "path",
-    ["os.system", "torch.load", "torch.hub.load", "builtins.eval", "crystalfm", "crystalfm.x", "crystalfmx.a.B",
-     "crystalfm.models..LLMFusion", "crystalfm.models.llm_fusion.LLMFusion()", "", "crystalfm.config.__import__('os').x"],
+    [
+        "os.system",
+        "torch.load",
+        "torch.hub.load",
+        "builtins.eval",
+        "crystalfm",
+        "crystalfm.x",
+        "crystalfmx.a.B",
+        "crystalfm.models..LLMFusion",
+        "crystalfm.models.llm_fusion.LLMFusion()",
+        "",
+        "crystalfm.config.__import__('os').x",
+    ],
 )
 def test_targets_outside_the_package_are_refused(path):
     with pytest.raises(UserError, match="is refused"):

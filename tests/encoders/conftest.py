@@ -85,7 +85,7 @@ def save_smiles_bert(folder):
     (folder / "config.json").write_text(json.dumps(values))
 
 
-def _byte_tokenizer(**special):
+def _byte_tokenizer(special):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -106,7 +106,7 @@ def save_gpt2(folder):
     """A causal language model without a padding token."""
     from transformers import GPT2Config, GPT2Model
 
-    tokenizer = _byte_tokenizer(eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    tokenizer = _byte_tokenizer({"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"})
     tokenizer.save_pretrained(folder)
     GPT2Model(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64)).save_pretrained(
         folder
@@ -117,7 +117,7 @@ def save_bart(folder):
     """An encoder-decoder, as SELFIES-TED is."""
     from transformers import BartConfig, BartForConditionalGeneration
 
-    tokenizer = _byte_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="<pad>")
+    tokenizer = _byte_tokenizer({"eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>"})
     tokenizer.save_pretrained(folder)
     config = BartConfig(
         vocab_size=len(tokenizer),
@@ -142,7 +142,8 @@ def save_roberta(folder):
     """A RoBERTa, whose positions begin after the padding id, as ChemBERTa is."""
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    tokenizer = _byte_tokenizer(eos_token="</s>", bos_token="<s>", pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    special = {"eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    tokenizer = _byte_tokenizer(special)
     tokenizer.save_pretrained(folder)
     config = RobertaConfig(
         vocab_size=len(tokenizer),

@@ -1,13 +1,14 @@
 """The embedding cache: every distinct string once, whatever happens to processes and files."""
 
+import gc
 import json
 import logging
-import pickle
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from crystalfm.contracts import UserError
 from crystalfm.encoders import cache as cache_module
 from crystalfm.encoders.cache import EmbeddingCache
+from crystalfm.encoders.segments import SegmentError
 
 IDENTITY = {"encoder": "fake", "version": 1, "max_length": 8}
 WIDTH = 6
@@ -377,14 +379,12 @@ def test_merging_keeps_to_the_largest_size_and_drops_repetitions(cache, monkeypa
 
 def test_who_reads_merged_segments_is_not_disturbed(cache, monkeypatch):
     reader = cache.vectors(IDENTITY, names(32), Encoder(), WIDTH)
-    sent = pickle.dumps(reader.vectors)
+    rebuild, arguments = reader.vectors.__reduce__()  # as for a worker process
     monkeypatch.setattr(cache_module, "_MERGE_AT", 2)
     cache.vectors(IDENTITY, names(33), Encoder(), WIDTH)
     assert len(segments_of(cache)) == 1
-    reader.vectors.release()
     check(reader, names(32))
-    there = pickle.loads(sent)  # noqa: S301 - as a worker process does
-    np.testing.assert_array_equal(there[reader.index], reader.vectors[reader.index])
+    np.testing.assert_array_equal(rebuild(*arguments)[reader.index], reader.vectors[reader.index])
 
 
 def test_retired_segments_go_after_their_time(cache, monkeypatch):
@@ -427,3 +427,24 @@ def test_progress_is_reported_by_segment(cache):
     steps = []
     cache.vectors(IDENTITY, names(20), Encoder(), WIDTH, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_a_file_cut_off_in_use_is_an_error_and_no_noise(cache):
+    lookup = cache.vectors(IDENTITY, names(3), Encoder(), WIDTH)
+    truncate(segments_of(cache)[0])
+    with pytest.raises(SegmentError, match="cut off"):
+        lookup.vectors[lookup.index]
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's list of open files")
+def test_files_are_closed_with_the_rows(cache):
+    before = open_files()
+    lookup = cache.vectors(IDENTITY, names(30), Encoder(), WIDTH)
+    assert open_files() == before + 4
+    del lookup
+    gc.collect()
+    assert open_files() == before

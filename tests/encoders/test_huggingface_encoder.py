@@ -115,7 +115,6 @@ def test_a_warm_cache_does_not_import_transformers(make, cache, model_folders):
     make(**BERT).prepare(["gap"])
     code = (
         "import sys, pathlib\n"
-        f"sys.path.insert(0, {str(pretrained.__file__.rsplit('/', 3)[0])!r})\n"
         "from crystalfm.assets.store import FetchedAsset\n"
         "from crystalfm.encoders.cache import EmbeddingCache\n"
         "from crystalfm.encoders.huggingface import HuggingFaceEncoder\n"
@@ -397,3 +396,26 @@ def test_real_weights_tell_like_from_unlike(asset_cache, cache, all_rows, asset,
     assert vectors.shape == (3, width)
     near, far = torch.cosine_similarity(vectors[:1], vectors[1:])
     assert near > far
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_language_model_is_read_from_gguf(asset_cache, cache, all_rows, capfd):
+    from crystalfm.assets.store import AssetStore
+
+    store = AssetStore(asset_cache, offline=True)
+    if not store.is_cached("smollm2_135m"):
+        pytest.skip("needs the asset smollm2_135m")
+    encoder = HuggingFaceEncoder(
+        modality="description",
+        store=store,
+        cache=cache,
+        asset="smollm2_135m",
+        gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+    texts = ["The band gap is 1.1 eV.", "Its band gap is 1.2 eV.", "Roses are red, violets are blue."]
+    vectors = all_rows(encoder.prepare(texts))["description.embedding"]
+    assert vectors.shape == (3, 576)
+    near, far = torch.cosine_similarity(vectors[:1], vectors[1:])
+    assert near > far
+    assert capfd.readouterr() == ("", "")

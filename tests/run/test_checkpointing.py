@@ -22,7 +22,8 @@ def cut_short(value, stream):
     stream.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 torch.save = cut_short
-checkpointing.AtomicCheckpointIO({"schema_version": 1}).save_checkpoint({"state_dict": {"w": torch.ones(9)}}, sys.argv[1])
+writer = checkpointing.AtomicCheckpointIO({"schema_version": 1})
+writer.save_checkpoint({"state_dict": {"w": torch.ones(9)}}, sys.argv[1])
 """
 
 
@@ -39,12 +40,12 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_temporary_file_lies_beside_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(torch, "save", lambda _value, stream: seen.append(stream.name))
-    monkeypatch.setattr("os.fdopen", lambda descriptor, mode, encoding=None: open(descriptor, mode))  # noqa: PTH123, SIM115
+    seen: list[list[str]] = []
+    monkeypatch.setattr(torch, "save", lambda *_: seen.append([path.name for path in tmp_path.iterdir()]))
     writer().save_checkpoint({}, tmp_path / "a.ckpt")
+    assert len(seen[0]) == 1
+    assert seen[0][0].startswith(".a.ckpt.")
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
-    assert seen
 
 
 def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path: Path) -> None:
@@ -55,7 +56,9 @@ def test_a_killed_writer_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert read_checkpoint(path)["step"] == 1
 
 
-@pytest.mark.parametrize("bad", [{"path": Path("a")}, {"module": torch.nn.Linear(1, 1)}, {"a": [{"b": object()}]}, {(1, 2): 3}])
+@pytest.mark.parametrize(
+    "bad", [{"path": Path("a")}, {"module": torch.nn.Linear(1, 1)}, {"a": [{"b": object()}]}, {(1, 2): 3}]
+)
 def test_what_is_not_plain_is_refused_before_anything_is_written(tmp_path: Path, bad: dict) -> None:
     with pytest.raises(TypeError, match="checkpoint"):
         writer().save_checkpoint(bad, tmp_path / "a.ckpt")

@@ -69,7 +69,13 @@ def assert_same_training(first: Path, second: Path) -> None:
     assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
 
 
-EXTRA = ["trainer.max_epochs=4", "model.dropout=0.1", "data.bucket_by_length=true", "optimizer.lr=0.01", "scheduler.patience=0"]
+EXTRA = [
+    "trainer.max_epochs=4",
+    "model.dropout=0.1",
+    "data.bucket_by_length=true",
+    "optimizer.lr=0.01",
+    "scheduler.patience=0",
+]
 
 
 @pytest.fixture

@@ -36,11 +36,11 @@ def test_a_loss_that_is_not_finite_names_the_rows_of_its_batch(
     assert len(batches) == 3
 
 
-def test_the_guard_can_be_turned_off(
-    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_guard_can_be_turned_off(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = LLMFusion.loss
-    monkeypatch.setattr(LLMFusion, "loss", lambda self, out, batch: (original(self, out, batch)[0] * float("nan"), torch.tensor(1)))
+    monkeypatch.setattr(
+        LLMFusion, "loss", lambda self, out, batch: (original(self, out, batch)[0] * float("nan"), torch.tensor(1))
+    )
     train(make_config("callbacks.stop_on_nan=false", "trainer.max_epochs=1"), tmp_path / "run")
 
 

@@ -9,7 +9,7 @@ from crystalfm.config.options import TARGET_KEY, Catalog
 from crystalfm.config.problems import Problem, suggestion
 from crystalfm.config.schema import ENTRY_POINTS, RANGES, RESERVED_KEYS, EntryPoint
 from crystalfm.config.signatures import RUNTIME_ARGUMENTS, Setting, Signature, read_signature
-from crystalfm.config.value_types import MISSING, mismatch
+from crystalfm.config.value_types import MISSING, UNRESOLVED, mismatch
 from crystalfm.contracts import MODALITIES, UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Checker:
             if key not in values and key not in nodes:
                 yield Problem(key, UNKNOWN_KEY, suggestion(key, [*values, *nodes, *self._extra_groups()]))
         known = {key: value for key, value in tree.items() if key in values}
-        yield from check_settings("", known, values)
+        yield from check_settings("", known, values, complete=True)
         for key, path in entry.sections.items():
             yield from self._section(key, tree, path)
         for key in entry.targets:
@@ -64,7 +64,7 @@ class _Checker:
     def _section(self, key: str, tree: Tree, path: str) -> Iterator[Problem]:
         node = tree.get(key)
         if isinstance(node, dict):
-            yield from check_settings(key, node, read_signature(path).settings)
+            yield from check_settings(key, node, read_signature(path).settings, complete=True)
         else:
             yield Problem(key, "a section of keys is needed here", self._catalog.hint(key))
 
@@ -121,7 +121,7 @@ class _Checker:
 
 
 def check_settings(
-    prefix: str, node: Tree, settings: Mapping[str, Setting], *, names: list[str] | None = None
+    prefix: str, node: Tree, settings: Mapping[str, Setting], *, names: list[str] | None = None, complete: bool = False
 ) -> Iterator[Problem]:
     """Check the values of one node.
 
@@ -130,18 +130,21 @@ def check_settings(
         node: its values.
         settings: what it may hold.
         names: valid names for suggestions.
+        complete: whether settings with a default must be there too, as they must where no class fills them in.
     """
     start = f"{prefix}." if prefix else ""
     for name, value in node.items():
         key = f"{start}{name}"
         if name not in settings:
             yield Problem(key, UNKNOWN_KEY, suggestion(str(name), names or list(settings)))
+        elif value is UNRESOLVED:
+            continue
         elif value == MISSING:
             yield Problem(key, "a value is needed here", f"expected {settings[name].type}: {key}=...")
         else:
             yield from _check_value(key, name, value, settings[name])
     for name, setting in settings.items():
-        if setting.required and name not in node:
+        if name not in node and (setting.required or complete):
             yield Problem(f"{start}{name}", "the key is missing", f"expected {setting.type}")
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from hydra import version as hydra_version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -28,9 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from crystalfm.config.location import conf_folder, user_conf_folders
 from crystalfm.config.options import Catalog
-from crystalfm.config.origins import SourceFile, source_files
+from crystalfm.config.origins import SourceFile, naming_line, source_files
 from crystalfm.config.problems import COMMAND_LINE, Problem, suggestion
-from crystalfm.config.value_types import MISSING
+from crystalfm.config.value_types import MISSING, UNRESOLVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,7 +91,9 @@ class Composer:
         search_path = create_config_search_path(f"file://{self.folders[0]}")
         for folder in self.folders[1:]:
             search_path.prepend("user", f"file://{folder}", "schema")
-        self.hydra = Hydra.create_main_hydra2(self.task, search_path)
+        self._loader = ConfigLoaderImpl(config_search_path=search_path)
+        self.hydra = Hydra(task_name=self.task, config_loader=self._loader)
+        GlobalHydra.instance().initialize(self.hydra)
         return self
 
     def __exit__(
@@ -102,8 +105,18 @@ class Composer:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Options of every config group, Hydra's own included."""
-        names = self.hydra.list_all_config_groups()
-        return {name: sorted(self.hydra.config_loader.get_group_options(name)) for name in names}
+        # Hydra's own listing copies its repository once a group, which takes longer than composing.
+        repository = self._loader.repository
+        found: dict[str, list[str]] = {}
+        waiting = [""]
+        while waiting:
+            parent = waiting.pop()
+            for name in repository.get_group_options(parent, ObjectType.GROUP):
+                group = f"{parent}/{name}" if parent else name
+                waiting.append(group)
+                if options := repository.get_group_options(group, ObjectType.CONFIG):
+                    found[group] = sorted(options)
+        return dict(sorted(found.items()))
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -167,7 +180,7 @@ class Composer:
     def files(self, group_overrides: Sequence[str]) -> list[SourceFile]:
         """Return the files that were composed, in the order in which they were merged."""
         try:
-            found = self.hydra.config_loader.compute_defaults_list(
+            found = self._loader.compute_defaults_list(
                 config_name=self.task, overrides=list(group_overrides), run_mode=RunMode.RUN
             )
         except (HydraException, OmegaConfBaseException, yaml.YAMLError):
@@ -189,12 +202,23 @@ class Composer:
                 with_log_configuration=False,
             )
         except MissingConfigException as error:
-            return _missing_config_problem(error)
+            return self._missing_option(error, groups)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             return Problem("configuration", message_of(error), where="files or command line")
         except yaml.YAMLError as error:
             return _yaml_problem(error)
         return cfg
+
+    def _missing_option(self, error: MissingConfigException, groups: tuple[str, ...]) -> Problem:
+        """Return the problem of a defaults list that names an option which does not exist."""
+        wanted = error.missing_cfg_file or self.task
+        group, _, option = wanted.rpartition("/")
+        chosen = [item.lstrip("+").partition("=") for item in groups]
+        names = [f"{name.partition('@')[0]}/{value}" for name, _, value in reversed(chosen)]
+        where = naming_line([*names, self.task], self.folders, group.rpartition("/")[2], option)
+        return Problem(
+            group or wanted, f"'{wanted}' does not exist", suggestion(option, error.options or []), where or "files"
+        )
 
     def _chooses_option(self, item: Override) -> bool:
         return item.is_hydra_override() or (item.key_or_group in self.groups and not isinstance(item.value(), dict))
@@ -223,8 +247,12 @@ class Composer:
                 )
         options = self.groups[group]
         wanted = item.value()
+        if wanted is None:
+            return Problem(
+                text, "an option is needed here", f"{suggestion('', options)}; ~{key} leaves it out", COMMAND_LINE
+            )
         for name in wanted if isinstance(wanted, list) else [wanted]:
-            if name is not None and str(name).removesuffix(".yaml") not in options:
+            if str(name).removesuffix(".yaml") not in options:
                 return Problem(
                     text, f"group '{group}' has no option '{name}'", suggestion(str(name), options), COMMAND_LINE
                 )
@@ -277,16 +305,6 @@ def _syntax_problem(text: str, error: str) -> Problem:
     )
 
 
-def _missing_config_problem(error: MissingConfigException) -> Problem:
-    message = str(error).splitlines()[0]
-    wanted = error.missing_cfg_file or ""
-    named = re.match(r"In '([^']+)'", message)
-    where = f"{named[1]}.yaml" if named else ""
-    group, _, option = wanted.rpartition("/")
-    hint = suggestion(option, error.options or [])
-    return Problem(group or wanted, f"'{wanted}' does not exist", hint, where or "files")
-
-
 def _yaml_problem(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}:{mark.line + 1}" if mark is not None else "files"
@@ -330,5 +348,5 @@ def _value(parent: Any, name: Any, key: str, problems: list[Problem]) -> Any:
         value = parent[name]
     except OmegaConfBaseException as error:
         problems.append(Problem(key, f"the reference cannot be resolved: {message_of(error)}"))
-        return None
+        return UNRESOLVED
     return _plain(value, f"{key}.", problems) if OmegaConf.is_config(value) else value

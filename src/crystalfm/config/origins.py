@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,23 @@ def source_files(defaults: Iterable[tuple[str | None, str | None]], folders: Seq
         if path is not None:
             files.append(SourceFile(path, "" if package in {None, "_global_"} else str(package)))
     return files
+
+
+def naming_line(configs: Iterable[str], folders: Sequence[Path], group: str, option: str) -> str:
+    """Return ``file:line`` of the defaults list that chooses an option of a group, empty if none does.
+
+    Args:
+        configs: config paths (``experiment/mine``) to look through.
+        folders: configuration folders, the first that has a file wins.
+        group: last part of the group's name.
+        option: the option.
+    """
+    pattern = re.compile(rf"^\s*-\s.*\b{re.escape(group)}\b.*:\s*['\"]?{re.escape(option)}\b")
+    for file in source_files([(config, None) for config in configs], folders):
+        for number, line in enumerate(file.path.read_text(encoding="utf-8").splitlines(), start=1):
+            if pattern.match(line):
+                return f"{shown(file.path)}:{number}"
+    return ""
 
 
 def origin(key: str, files: Sequence[SourceFile]) -> str:

@@ -56,7 +56,7 @@ class TrainerSettings:
     limit_test_batches: int | float | None = None
     overfit_batches: int | float = 0
     num_sanity_val_steps: int = 0
-    log_every_n_steps: int = 50
+    log_every_n_steps: int = 10
     deterministic: bool | Literal["warn"] = False
     detect_anomaly: bool = False
     profiler: Literal["simple", "advanced"] | None = None

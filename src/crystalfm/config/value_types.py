@@ -13,6 +13,9 @@ from crystalfm.config.problems import nearest
 MISSING = "???"
 """A value that the user must give."""
 
+UNRESOLVED = object()
+"""Stands for a reference that could not be resolved; it was told already."""
+
 
 class ValueType(ABC):
     """What a value must be."""

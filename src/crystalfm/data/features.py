@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalfm.contracts import batch_key
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class FeatureStore(ABC):

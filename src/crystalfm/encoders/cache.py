@@ -50,7 +50,7 @@ _MAX_NAMED_DIFFERENCES = 4
 """An identity that differs in more than this from every cached one is simply another encoder."""
 
 _RETIRED_SECONDS = 14 * 24 * 3600
-"""How long merged segments are kept for runs on other machines that may still have them mapped."""
+"""How long merged segments are kept for runs on other machines that may still read them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CachedLookup:
     """Where the vectors of a list of strings lie.
 
     Attributes:
-        vectors: (K, D) rows of the whole cache entry, read from mapped files as they are asked for.
+        vectors: (K, D) rows of the whole cache entry, read from disk as they are asked for.
         index: (N,) int64, row of ``vectors`` for each string.
         hits: distinct strings found in the cache.
         misses: distinct strings that were encoded.

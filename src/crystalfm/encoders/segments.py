@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import struct
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numpy as np
 from crystalfm.io.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,25 +32,24 @@ _MAGIC = b"CFMROWS1"
 _HEADER = struct.Struct("<8sQQ8s32s")  # magic, rows, width, dtype, SHA-256 of what follows the header
 _DATA_ALIGNMENT = 64
 _READ_BYTES = 1 << 20
-_WRITE_ROWS = 4096
-
-_ROW_COST_BYTES = 1 << 16
-"""What one row may pull into memory: the kernel maps up to sixteen pages around a fault."""
-
-_RESIDENT_LIMIT_BYTES = 64 << 20
-"""Mapped pages are let go once this much may have been pulled in."""
+_CHUNK_ROWS = 4096
 
 
 class SegmentError(Exception):
     """A segment file that is truncated, corrupt or of another kind."""
 
 
-def digest_strings(values: Iterable[str]) -> NDArray[np.bytes_]:
+def digest_strings(values: Sequence[str]) -> NDArray[np.bytes_]:
     """Return the digest of each string (N,) as `DIGEST_DTYPE`."""
-    joined = b"".join(
-        hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest() for value in values
-    )
-    return np.frombuffer(joined, dtype=DIGEST_DTYPE)
+    digests = np.empty(len(values), dtype=DIGEST_DTYPE)
+    for start in range(0, len(values), _CHUNK_ROWS):  # in pieces, so that few of Python's objects live at once
+        chunk = values[start : start + _CHUNK_ROWS]
+        joined = b"".join(
+            hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+            for value in chunk
+        )
+        digests[start : start + len(chunk)] = np.frombuffer(joined, dtype=DIGEST_DTYPE)
+    return digests
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def write_segment(
         for block in (index, padding):
             checksum.update(block)
             stream.write(block)
-        for start in range(0, len(order), _WRITE_ROWS):
-            part = np.ascontiguousarray(rows[order[start : start + _WRITE_ROWS]], dtype=dtype)
+        for start in range(0, len(order), _CHUNK_ROWS):
+            part = np.ascontiguousarray(rows[order[start : start + _CHUNK_ROWS]], dtype=dtype)
             data = part.tobytes()
             checksum.update(data)
             stream.write(data)
@@ -164,26 +163,13 @@ def open_segment(path: Path, dtype: np.dtype[Any], width: int | None) -> Segment
     return Segment(path=path, num_rows=num_rows, width=columns, dtype=dtype)
 
 
-class _MappedRows:
-    """Rows of one segment, mapped into memory."""
-
-    def __init__(self, segment: Segment) -> None:
-        with open_kept(segment.path) as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        flat = np.frombuffer(self._map, segment.dtype, segment.num_rows * segment.width, offset=segment.data_offset)
-        self.rows: NDArray[Any] = flat.reshape(segment.num_rows, segment.width)
-
-    def release(self) -> None:
-        """Let go of the pages; they stay in the system's page cache and come back at the next access."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-
-
 class SegmentedRows:
-    """The rows of several segments as one array that is read, a batch at a time, from mapped files.
+    """The rows of several segments as one array of which a batch at a time is read from disk.
 
-    Only the rows asked for are copied, and mapped pages are let go before they add up, so that a process's
-    memory does not grow with the cache. Instances can be sent to worker processes; the files are mapped there.
+    Rows are read at their place in the file (`os.preadv`): the system's page cache, shared by all processes, holds
+    what is used often, and nothing of it counts as this process's memory. A memory map would: the kernel maps up to
+    two megabytes around every row that is touched, so that a shuffled epoch makes the whole cache resident.
+    Instances can be sent to worker processes; the files are opened anew there.
 
     Args:
         segments: verified segments of one width and type.
@@ -193,10 +179,10 @@ class SegmentedRows:
 
     def __init__(self, segments: Sequence[Segment], width: int, dtype: np.dtype[Any]) -> None:
         self._segments = tuple(segments)
-        self._maps = [_MappedRows(segment) for segment in self._segments]
-        ends = np.cumsum([0, *(segment.num_rows for segment in self._segments)], dtype=np.int64)
+        self._descriptors = np.array([_open_descriptor(self, item.path) for item in segments], dtype=np.int64)
+        self._data_offsets = np.array([item.data_offset for item in segments], dtype=np.int64)
+        ends = np.cumsum([0, *(item.num_rows for item in segments)], dtype=np.int64)
         self._starts = ends[:-1]
-        self._touched_bytes = 0
         self.shape = (int(ends[-1]), width)
         self.dtype = dtype
 
@@ -206,35 +192,34 @@ class SegmentedRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """First row of each segment."""
-        return self._starts
-
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return a copy of ``rows`` (B,) as (B, D).
 
         Raises:
             IndexError: a row is not in ``[0, len(self))``.
+            SegmentError: a file was cut off while it was in use.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.shape[0]):
             raise IndexError(f"rows must lie in [0, {self.shape[0]})")
-        if len(self._maps) == 1:
-            gathered: NDArray[Any] = self._maps[0].rows[rows]
-        else:
-            gathered = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-            owner = np.searchsorted(self._starts, rows, side="right") - 1
-            for number in np.unique(owner):
-                mine = owner == number
-                gathered[mine] = self._maps[number].rows[rows[mine] - self._starts[number]]
-        self._touched_bytes += gathered.nbytes + len(rows) * _ROW_COST_BYTES
-        if self._touched_bytes > _RESIDENT_LIMIT_BYTES:
-            self.release()
+        gathered = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        if not gathered.size:
+            return gathered
+        size = gathered.itemsize * self.shape[1]
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        offsets = self._data_offsets[owner] + (rows - self._starts[owner]) * size
+        view = gathered.data.cast("B")
+        end = 0
+        for descriptor, offset in zip(self._descriptors[owner].tolist(), offsets.tolist(), strict=True):
+            start, end = end, end + size
+            if os.preadv(descriptor, (view[start:end],), offset) != size:
+                raise SegmentError("a segment of the embedding cache was cut off while it was in use")
         return gathered
 
-    def release(self) -> None:
-        """Let go of every mapped page."""
-        for mapped in self._maps:
-            mapped.release()
-        self._touched_bytes = 0
+
+def _open_descriptor(owner: SegmentedRows, path: Path) -> int:
+    """Open a segment until ``owner`` is gone."""
+    with open_kept(path) as stream:
+        descriptor = os.dup(stream.fileno())
+    weakref.finalize(owner, os.close, descriptor)
+    return descriptor

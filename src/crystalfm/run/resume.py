@@ -159,4 +159,4 @@ class ExactResume(Checkpoint):
 
 def _sampler(trainer: Trainer) -> Any:
     """Return the resumable sampler of the data module in use."""
-    return trainer.datamodule.train_sampler  # type: ignore[attr-defined]
+    return getattr(trainer, "datamodule").train_sampler  # noqa: B009 - Lightning sets it without declaring it
