@@ -250,6 +250,22 @@ def test_jobs_of_a_multirun_in_order(composer):
     ]
 
 
+def test_jobs_that_a_file_asks_for(user):
+    user.experiment("hydra:\n  sweeper:\n    params:\n      seed: 1,2\n      trainer.max_epochs: 3,4\n")
+    with Composer("train", user.folder) as composer:
+        configs = preflight(composer, ["experiment=mine", "seed=5"], multirun=True)
+    assert [(cfg.seed, cfg.trainer.max_epochs) for cfg in configs] == [(5, 3), (5, 4)]
+
+
+def test_continuous_sweeps_are_left_to_their_sweeper(composer):
+    assert len(preflight(composer, ["optimizer.lr=interval(0.1,0.2)", "seed=1,2"], multirun=True)) == 2
+
+
+def test_launcher_that_is_not_installed(composer):
+    problem = one_problem(composer, "hydra/launcher=joblibb")
+    assert "crystalfm[sweep]" in problem.remedy
+
+
 def test_wrong_option_in_a_sweep(composer):
     problem = one_problem(composer, "model=llm_fusion,men", multirun=True)
     assert problem.key == "model=men"

@@ -45,6 +45,9 @@ MAX_JOBS = 256
 
 HYDRA_VERSION_BASE = "1.3"
 
+_PLUGIN_GROUPS = {"hydra/launcher": "crystalfm[sweep]' 'crystalfm[slurm]", "hydra/sweeper": "crystalfm[sweep]"}
+"""Groups of Hydra whose options are plugins, and the extras that bring them."""
+
 
 @dataclass
 class Composition:
@@ -140,7 +143,7 @@ class Composer:
             yield [str(item.input_line) for item in parsed]
             return
         choices: dict[str, list[str]] = {}
-        for item in parsed:
+        for item in [*self._configured_sweep(parsed), *parsed]:
             key = item.get_key_element()
             if not item.is_sweep_override():
                 choices[key] = [str(item.input_line)]
@@ -151,6 +154,12 @@ class Composer:
         lists = [values for values in choices.values() if values]
         for job in itertools.islice(itertools.product(*lists), MAX_JOBS):
             yield list(job)
+
+    def _configured_sweep(self, parsed: Sequence[Override]) -> list[Override]:
+        """Return the overrides that files set through ``hydra.sweeper.params``."""
+        cfg = self.compose([str(item.input_line) for item in parsed if not item.is_sweep_override()]).cfg
+        params = None if cfg is None else OmegaConf.select(cfg, "hydra.sweeper.params")
+        return self.parse([f"{key}={value}" for key, value in (params or {}).items()])[0]
 
     def compose(self, overrides: Sequence[str]) -> Composition:
         """Compose one job.
@@ -253,9 +262,10 @@ class Composer:
             )
         for name in wanted if isinstance(wanted, list) else [wanted]:
             if str(name).removesuffix(".yaml") not in options:
-                return Problem(
-                    text, f"group '{group}' has no option '{name}'", suggestion(str(name), options), COMMAND_LINE
-                )
+                remedy = suggestion(str(name), options)
+                if group in _PLUGIN_GROUPS:
+                    remedy += f"; more come with pip install '{_PLUGIN_GROUPS[group]}'"
+                return Problem(text, f"group '{group}' has no option '{name}'", remedy, COMMAND_LINE)
         return None
 
 

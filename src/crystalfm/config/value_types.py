@@ -53,8 +53,8 @@ class Scalar(ValueType):
             return value is None
         if isinstance(value, bool):
             return self.name == "bool"
-        kinds = {"int": int, "float": (int, float), "str": str}
-        return self.name in kinds and isinstance(value, kinds[self.name])  # type: ignore[arg-type]
+        kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+        return isinstance(value, kinds.get(self.name, ()))
 
     def __str__(self) -> str:
         names = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "None": "null"}

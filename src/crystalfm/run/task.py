@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-EXIT_FAILURE = 1
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _SIGNAL_BASE = 128
 _REFUSED_FLAGS = {
@@ -47,7 +44,8 @@ def run_task(task: str, argv: Sequence[str] | None = None, *, command: Sequence[
         command: words before them on the command line of the process (``["train"]`` for ``crystalfm train``).
 
     Returns:
-        exit code: 0, 1 after an unexpected exception in a multirun job, 2 after a user's mistake, 130 after Ctrl-C.
+        exit code: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after a termination signal. An unexpected
+        exception is raised, so that the process shows its traceback and ends with 1.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     saved_argv = list(sys.argv)
@@ -141,9 +139,7 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
         raise ConfigError([Problem("configuration", message_of(error), where=COMMAND_LINE)]) from error
     start = composer.hydra.multirun if multirun else composer.hydra.run
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="hydra")
-            start(config_name=job.task, task_function=job, overrides=overrides)
+        start(config_name=job.task, task_function=job, overrides=overrides)
     except JobStopped as stop:
         if multirun:
             _report_stopped(stop, len(configs))
