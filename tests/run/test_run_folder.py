@@ -158,3 +158,10 @@ def test_a_damaged_checkpoint_is_named(run: Path, make_config: MakeConfig, tmp_p
     cut.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cut\.ckpt cannot be read"):
         evaluate(make_config(f"ckpt={cut}", config="evaluate", tiny=False), tmp_path / "evaluation")
+
+
+def test_a_network_is_refused_as_a_baseline_before_anything_starts(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="llm_fusion is no classical model") as caught:
+        train(make_config("baselines=[llm_fusion]"), tmp_path / "run")
+    assert "mean, xgboost" in str(caught.value)
+    assert not (tmp_path / "run").exists()

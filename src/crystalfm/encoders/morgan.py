@@ -48,7 +48,7 @@ class MorganEncoder(ModalityEncoder):
         cache: EmbeddingCache,
         radius: int = 2,
         num_bits: int = 2048,
-        width: int = 256,
+        width: int = 128,
     ) -> None:
         super().__init__(modality)
         check_at_least(modality, "radius", radius, 0)

@@ -22,7 +22,14 @@ _EV_PER_UNIT = {
     "ev/atom": 1.0,
     "hartree/atom": HARTREE_TO_EV,
 }
-_SYMBOLS = {"hartree": "Ha", "hartree/atom": "Ha/atom", "angstrom": "Å", "angstrom^2": "Å²", "bohr^2": "a₀²", "bohr^3": "a₀³"}
+_SYMBOLS = {
+    "hartree": "Ha",
+    "hartree/atom": "Ha/atom",
+    "angstrom": "Å",
+    "angstrom^2": "Å²",
+    "bohr^2": "a₀²",
+    "bohr^3": "a₀³",
+}
 
 
 def ev_per_unit(unit: str) -> float | None:

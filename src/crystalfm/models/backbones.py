@@ -114,8 +114,8 @@ class TinyBackbone(FusionBackbone):
     def __init__(
         self,
         *,
-        width: int = 256,
-        num_layers: int = 4,
+        width: int = 128,
+        num_layers: int = 2,
         num_heads: int = 4,
         dropout: float = 0.0,
         mlp_ratio: float = 4.0,

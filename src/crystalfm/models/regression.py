@@ -142,8 +142,10 @@ class RegressionModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the schedule from the settings."""
-        # torch's gradient scaler unscales inside a fused step, after Lightning would have clipped.
-        fused = self.trainer.precision != "16-mixed"
+        # Lightning refuses to clip gradients of a fused optimizer under mixed precision: with a gradient scaler the
+        # fused step would unscale them after the clipping.
+        clips = bool(self.trainer.gradient_clip_val)
+        fused = not (clips and str(self.trainer.precision).endswith("mixed"))
         optimizer = build_optimizer(self, self._optimizer_settings, fused=fused)
         scheduler = build_scheduler(
             optimizer,

@@ -8,14 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from crystalfm.config.location import conf_folder
 from crystalfm.contracts import UserError
 from crystalfm.data.records import represent
 from crystalfm.io.files import atomic_write, write_text
 from crystalfm.models.classical import ClassicalFeatures, ClassicalModel, gather_dense
-from crystalfm.run.build import build_encoders, construct
+from crystalfm.run.build import build_encoders, construct, is_classical
 from crystalfm.run.checkpointing import PAYLOAD_KEY, require_plain
 from crystalfm.run.payload import CLASSICAL, SavedModel, make_payload
 from crystalfm.run.results import score_rows
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from omegaconf import DictConfig
     from rich.console import Console
 
     from crystalfm.assets.store import AssetStore
@@ -138,12 +137,9 @@ def score_baselines(
     stores = _baseline_stores(cfg, prepared, store)
     features = classical_features(prepared, stores)
     scores = []
-    for name in cfg.baselines:
-        node = OmegaConf.load(conf_folder() / "model" / f"{name}.yaml")
-        if not isinstance(node, DictConfig):
-            raise UserError(f"baselines: {name}.yaml is not a mapping")
+    for name, node in baseline_nodes(cfg).items():
         model: ClassicalModel = construct(node, targets=prepared.table.target_specs)
-        looks_at_features = node.requires.min_modalities > 0
+        looks_at_features = node["requires"]["min_modalities"] > 0
         label = f"{name} ({', '.join(stores)})" if looks_at_features else name
         with console.status(f"fitting the baseline {label}"):
             started = time.monotonic()
@@ -151,6 +147,29 @@ def score_baselines(
         console.print(f"baseline {label} fitted in {time.monotonic() - started:.0f} s", highlight=False)
         scores.append(score_rows(label, prepared.table, rows, _predict_with(model, stores)(rows)))
     return scores
+
+
+def baseline_nodes(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """Return the model node of each baseline by its name.
+
+    Raises:
+        UserError: a baseline is a network; it would need a training of its own.
+    """
+    from crystalfm.config.location import conf_folder, user_conf_folders
+    from crystalfm.config.options import Catalog
+
+    folders = [conf_folder(), *user_conf_folders()]
+    models = sorted({path.stem for folder in folders for path in (folder / "model").glob("*.yaml")})
+    catalog = Catalog({"model": models}, folders)
+    nodes = {name: catalog.node("model", name) for name in cfg.baselines}
+    for name, node in nodes.items():
+        if not node or not is_classical(node):
+            fitting = [other for other, known in catalog.nodes("model").items() if is_classical(known)]
+            raise UserError(
+                f"baselines: {name} is no classical model",
+                remedy=f"choose among {', '.join(fitting)}, or train {name} in a run of its own",
+            )
+    return nodes
 
 
 def _baseline_stores(cfg: DictConfig, prepared: PreparedData, store: AssetStore) -> dict[str, FeatureStore]:

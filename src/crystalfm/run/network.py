@@ -77,12 +77,28 @@ def build_datamodule(cfg: DictConfig, prepared: PreparedData) -> RecordDataModul
     )
 
 
+_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def cpu_has_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices itself, as far as Linux says so."""
+    if not cpu_info.is_file():
+        return False
+    for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip().lower() in {"flags", "features"}:
+            return bool(_BF16_CPU_FLAGS & set(flags.split()))
+    return False
+
+
 def resolve_precision(cfg: DictConfig) -> str:
-    """Return the precision of the training step: bf16 where an accelerator has it, else full, when ``auto``."""
+    """Return the precision of the training step; ``auto`` is bf16 where the hardware has it, else full."""
     if cfg.trainer.precision != "auto":
         return str(cfg.trainer.precision)
-    on_gpu = cfg.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if cfg.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    on_cpu = cfg.trainer.accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available()
+    return "bf16-mixed" if on_cpu and cpu_has_bf16() else "32-true"
 
 
 def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def write_figures(
     files = [parity_plot(true, predicted, targets, folder / "parity.png", title=title)]
     if metrics_csv is not None and metrics_csv.is_file():
         rows = read_metrics(metrics_csv)
-        files.append(learning_curve(rows, folder / "learning_curve.png", title=title))
+        files.append(learning_curve(rows, folder / "learning_curve.png", title=title.partition(":")[0]))
     if len(results) > 1:
         files.append(comparison_plot(results, folder / "comparison.png", title=title))
     return files

@@ -16,7 +16,7 @@ from crystalfm.report.facts import RunFacts
 from crystalfm.report.summary import Outcome, build_summary
 from crystalfm.report.tables import closing_panel, results_table, start_table
 from crystalfm.run.build import asset_store, construct, is_classical
-from crystalfm.run.classical import ClassicalSession, score_baselines
+from crystalfm.run.classical import ClassicalSession, baseline_nodes, score_baselines
 from crystalfm.run.console import run_console
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.prepare import PreparedData, prepare_data
@@ -53,6 +53,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     quiet_lightning()
     console = run_console()
     config = resolved_config(cfg)
+    baseline_nodes(cfg)  # a wrong name should not wait for the end of the training
     point = find_resume(cfg, config)
     folder = RunFolder(run_dir if point is None else point.folder.root).create()
     seed_everything(cfg)
