@@ -73,11 +73,27 @@ def test_cosine_reaches_the_smallest_learning_rate():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(("steps", "warmup", "match"), [(math.inf, 0, "when training ends"), (10, 10, "leaves none")])
-def test_cosine_needs_a_known_end_after_the_warmup(steps, warmup, match):
+def test_cosine_needs_a_known_end():
+    with pytest.raises(UserError, match="when training ends"):
+        build_scheduler(
+            build_optimizer(nn.Linear(2, 2), OptimizerSettings()),
+            SchedulerSettings(name="cosine"),
+            peak_lr=1e-3,
+            total_steps=lambda: math.inf,
+        )
+
+
+@pytest.mark.parametrize(("steps", "warmup", "rate_of_step_1"), [(100, 10, 2 / 11), (100, 50, 2 / 11), (9, 50, None)])
+def test_warmup_is_a_tenth_of_the_run_at_most(steps, warmup, rate_of_step_1):
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerSettings(lr=1.0))
     settings = SchedulerSettings(name="cosine", warmup_steps=warmup)
-    with pytest.raises(UserError, match=match):
-        build_scheduler(_optimizer(), settings, peak_lr=0.5, total_steps=lambda: steps)
+    scheduler = build_scheduler(optimizer, settings, peak_lr=1.0, total_steps=lambda: steps)
+    if rate_of_step_1 is None:
+        assert optimizer.param_groups[0]["lr"] == 1.0
+        return
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate_of_step_1)
 
 
 def test_constant_has_a_schedule_only_with_warmup():

@@ -22,6 +22,8 @@ _MATRIX_NDIM = 2
 FUSED_DEVICES = ("cpu", "cuda")
 """Device types on which torch updates all parameters in one kernel."""
 
+_WARMUP_SHARE = 10
+
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split the trainable parameters into one group that decays and one that does not.
@@ -117,7 +119,7 @@ def build_scheduler(
         total_steps: called when the number of optimizer steps of the whole run is needed (cosine).
 
     Raises:
-        UserError: cosine without a known end, or longer warm-up than training.
+        UserError: cosine without a known end.
     """
     if settings.name == "plateau":
         return ReduceLROnPlateau(
@@ -133,10 +135,7 @@ def build_scheduler(
             "scheduler.name=cosine needs to know when training ends",
             remedy="set trainer.max_epochs or trainer.max_steps, or use scheduler=plateau",
         )
-    if settings.warmup_steps >= steps:
-        raise UserError(
-            f"scheduler.warmup_steps={settings.warmup_steps} leaves none of the run's {int(steps)} steps",
-            remedy="warm up for a few per cent of the steps",
-        )
+    # Cut for short runs, which would otherwise end before the learning rate has risen.
+    warmup_steps = min(settings.warmup_steps, int(steps) // _WARMUP_SHARE)
     floor = min(settings.min_lr / peak_lr, 1.0)
-    return LambdaLR(optimizer, warmup_cosine(warmup_steps=settings.warmup_steps, total_steps=int(steps), floor=floor))
+    return LambdaLR(optimizer, warmup_cosine(warmup_steps=warmup_steps, total_steps=int(steps), floor=floor))

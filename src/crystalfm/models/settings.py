@@ -104,7 +104,7 @@ class SchedulerSettings:
     Attributes:
         name: ``plateau`` (times ``factor`` when ``val/loss`` stops falling; LLM-Fusion's choice), ``cosine``
             (to ``min_lr`` at the last step) or ``constant``.
-        warmup_steps: optimizer steps of linear warm-up, for ``cosine`` and ``constant``.
+        warmup_steps: optimizer steps of linear warm-up, for ``cosine`` (a tenth of the run at most) and ``constant``.
         factor: what a plateau multiplies the learning rate by.
         patience: validations without improvement before that happens.
         min_lr: the learning rate never falls below it.

@@ -87,7 +87,7 @@ def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, A
 
     try:
         loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=False)
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or ["the file is empty"])[0]
         raise UserError(
             f"{path} cannot be read as a checkpoint: {reason}",

@@ -266,7 +266,11 @@ def predict_rows(
     cfg: DictConfig, module: RegressionModule, datamodule: RecordDataModule, rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return predictions (len(rows), T) in physical units, in the order of ``rows``."""
-    trainer = Trainer(**trainer_arguments(cfg), logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    arguments = trainer_arguments(cfg)
+    if cfg.trainer.precision == "auto":
+        # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
+        arguments["precision"] = "32-true"
+    trainer = Trainer(**arguments, logger=False, enable_progress_bar=False, enable_checkpointing=False)
     outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
     by_row = np.full((int(rows.max(initial=-1)) + 1, len(module.targets)), np.nan)
     for output in outputs:
