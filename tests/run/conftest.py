@@ -31,10 +31,14 @@ def molecule_csv(tmp_path: Path) -> Path:
 def make_config(tmp_path: Path, molecule_csv: Path) -> MakeConfig:
     """Return a function that composes a tiny training configuration from overrides."""
 
-    def build(*overrides: str, config: str = "train", tiny: bool = True) -> DictConfig:
+    def build(*overrides: str, config: str = "train", tiny: bool = True, llm_settings: bool = True) -> DictConfig:
         base = [f"paths.cache={tmp_path / 'cache'}", f"paths.runs={tmp_path / 'runs'}"]
         if tiny:
-            base += [*TINY, f"data.path={molecule_csv}", "data.id_column=name"]
+            base += [
+                *(item for item in TINY if llm_settings or not item.startswith("llm.")),
+                f"data.path={molecule_csv}",
+                "data.id_column=name",
+            ]
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return compose(config, overrides=[*base, *overrides])
 

@@ -51,8 +51,12 @@ class ModalityEncoder(ABC):
     def __init__(self, modality: str) -> None:
         self.modality = modality
 
-    def fit(self, values: Sequence[str | None]) -> None:  # noqa: B027 - most encoders have nothing to fit
-        """Learn what must come from the training split alone (a vocabulary); missing values are ``None``."""
+    def fit(self, values: Sequence[str | None]) -> None:
+        """Learn what must come from the training split alone (a vocabulary); missing values are ``None``.
+
+        Most encoders have nothing to learn here.
+        """
+        del values
 
     @abstractmethod
     def prepare(self, values: Sequence[str | None]) -> FeatureStore:

@@ -151,7 +151,7 @@ class NetworkSession(Session):
             scaling=scaling,
         )
         self._datamodule = build_datamodule(cfg, prepared)
-        self._resume = ExactResume(folder, cfg.callbacks.checkpoint_every_n_steps)
+        self._resume = ExactResume(folder, self._datamodule.train_sampler, cfg.callbacks.checkpoint_every_n_steps)
         self._table = MetricsTable(folder.metrics)
         self._best = ModelCheckpoint(
             dirpath=folder.checkpoints,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch import Tensor
 
+    from crystalfm.data.sampler import ResumableBatchSampler
     from crystalfm.run.folder import RunFolder
 
 _STATE_KEY = "exact_resume"
@@ -27,7 +28,7 @@ _STATE_KEY = "exact_resume"
 
 def random_state() -> dict[str, Any]:
     """Return the state of every global random generator as tensors and lists."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -49,7 +50,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Restore what ``random_state`` returned."""
     torch.set_rng_state(state["torch"].cpu())
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
@@ -64,11 +65,13 @@ class ExactResume(Checkpoint):
 
     Args:
         folder: run folder; the checkpoint goes to its ``checkpoints/last.ckpt``.
+        sampler: sampler of the training data.
         every_n_steps: optimizer steps between saves in mid-epoch, or ``None`` for saves at epoch ends only.
     """
 
-    def __init__(self, folder: RunFolder, every_n_steps: int | None = None) -> None:
+    def __init__(self, folder: RunFolder, sampler: ResumableBatchSampler, every_n_steps: int | None = None) -> None:
         self._folder = folder
+        self._sampler = sampler
         self._every_n_steps = every_n_steps
         self._pending: dict[str, Any] | None = None
         self._position: dict[str, int] = {"epoch": 0, "batch": 0}
@@ -91,9 +94,8 @@ class ExactResume(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Move the sampler to the saved position, before any loader iterates over it."""
         position = checkpoint["callbacks"][_STATE_KEY]["position"]
-        sampler = _sampler(trainer)
-        sampler.set_epoch(position["epoch"])
-        sampler.start_batch = position["batch"]
+        self._sampler.set_epoch(position["epoch"])
+        self._sampler.start_batch = position["batch"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count steps from here."""
@@ -101,7 +103,7 @@ class ExactResume(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler the epoch before its order is drawn."""
-        _sampler(trainer).set_epoch(trainer.current_epoch)
+        self._sampler.set_epoch(trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
@@ -155,8 +157,3 @@ class ExactResume(Checkpoint):
         self._position = {"epoch": epoch, "batch": batch}
         trainer.save_checkpoint(self._folder.last)
         self._last_saved_step = trainer.global_step
-
-
-def _sampler(trainer: Trainer) -> Any:
-    """Return the resumable sampler of the data module in use."""
-    return getattr(trainer, "datamodule").train_sampler  # noqa: B009 - Lightning sets it without declaring it
