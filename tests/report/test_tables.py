@@ -16,6 +16,7 @@ from crystalfm.report.tables import (
     format_count,
     format_number,
     markdown_results,
+    next_steps,
     results_table,
     start_table,
 )
@@ -104,14 +105,19 @@ def test_markdown_marks_the_best_only_among_several():
     assert "**" not in markdown_results(results(1))
 
 
-def test_closing_panel_shortens_paths_and_keeps_commands():
-    folder = Path("runs") / "x"
-    text = shown(
-        closing_panel(folder, [folder / "parity.png", Path("elsewhere.png")], ["python evaluate.py ckpt=runs/x"])
-    )
+def test_closing_panel_shortens_paths():
+    folder = Path.cwd() / "runs" / "x"
+    text = shown(closing_panel(folder, [folder / "parity.png", Path("elsewhere.png")]))
     assert "figures     parity.png" in text
     assert "elsewhere.png" in text
-    assert "python evaluate.py ckpt=runs/x" in text
+    assert "run folder  runs/x" in text
+
+
+def test_commands_to_try_next_are_not_broken():
+    command = "python evaluate.py ckpt=runs/" + "x" * 200
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(next_steps([command, "second"]), soft_wrap=True)
+    assert f"  {command}\n  second\n" in console.export_text()
 
 
 def test_brackets_in_names_are_shown_as_they_are():

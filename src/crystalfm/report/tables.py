@@ -6,6 +6,7 @@ Everything here returns renderables; only ``run/`` owns a console and prints the
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -18,7 +19,6 @@ from crystalfm.metrics.scores import best_model, by_target, unit_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -72,7 +72,7 @@ def _fact_rows(facts: RunFacts) -> dict[str, str]:
         "device": f"{facts.device}, precision {facts.precision}, {facts.num_threads} threads",
         "seed": str(facts.seed),
         **facts.notes,
-        "run folder": str(facts.run_folder),
+        "run folder": shown_path(facts.run_folder),
     }
 
 
@@ -172,21 +172,32 @@ def markdown_results(results: Sequence[ModelScores]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def closing_panel(run_folder: Path, files: Sequence[Path], next_commands: Sequence[str]) -> RenderableType:
-    """Return the last thing a run shows: its folder, its figures, and commands to try next.
+def shown_path(path: Path) -> str:
+    """Return a path as one would type it: relative to the current folder where it lies below."""
+    folder = Path.cwd()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def closing_panel(run_folder: Path, files: Sequence[Path]) -> RenderableType:
+    """Return the last thing a run shows: its folder and its figures.
 
     Args:
         run_folder: the run folder.
         files: figures and tables worth opening; shown relative to the folder where they lie in it.
-        next_commands: shell commands, shown as they are to be typed.
     """
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("run folder", Text(str(run_folder)))
+    grid.add_row("run folder", Text(shown_path(run_folder)))
     for number, file in enumerate(files):
-        shown = file.relative_to(run_folder) if file.is_relative_to(run_folder) else file
-        grid.add_row("figures" if number == 0 else "", Text(str(shown)))
-    for number, command in enumerate(next_commands):
-        grid.add_row("try next" if number == 0 else "", Text(command, style="cyan"))
+        shown = str(file.relative_to(run_folder)) if file.is_relative_to(run_folder) else shown_path(file)
+        grid.add_row("figures" if number == 0 else "", Text(shown))
     return Panel(grid, title=Text("finished", style="bold"), title_align="left", expand=False)
+
+
+def next_steps(commands: Sequence[str]) -> Text:
+    """Return commands to try next, a line each; print it with ``soft_wrap=True``, so that they can be copied whole."""
+    text = Text("try next", style="bold")
+    for command in commands:
+        text.append(f"\n  {command}", style="not bold cyan")
+    return text

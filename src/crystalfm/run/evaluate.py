@@ -77,7 +77,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     )
     true = prepared.table.targets[rows]
     files = write_figures(folder.figures, true, predicted, [scores], saved.model.targets, None, title=title)
-    console.print(closing_panel(folder.root, files, []))
+    console.print(closing_panel(folder.root, files))
     return metrics
 
 

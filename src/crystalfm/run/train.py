@@ -14,7 +14,7 @@ from crystalfm.data.records import write_rejected
 from crystalfm.data.splits import write_splits
 from crystalfm.report.facts import RunFacts
 from crystalfm.report.summary import Outcome, build_summary
-from crystalfm.report.tables import closing_panel, results_table, start_table
+from crystalfm.report.tables import closing_panel, next_steps, results_table, shown_path, start_table
 from crystalfm.run.build import asset_store, construct, is_classical
 from crystalfm.run.classical import ClassicalSession, baseline_nodes, score_baselines
 from crystalfm.run.console import run_console
@@ -167,14 +167,15 @@ def _evaluate(
         folder.metrics,
         title=f"{cfg.name}: {title}",
     )
-    console.print(closing_panel(folder.root, files, _next_commands(cfg, prepared, folder)))
+    console.print(closing_panel(folder.root, files))
+    console.print(next_steps(_next_commands(cfg, prepared, folder)), soft_wrap=True)
     return results
 
 
 def _next_commands(cfg: DictConfig, prepared: PreparedData, folder: RunFolder) -> list[str]:
-    commands = [f"python evaluate.py ckpt={folder.root}"]
+    commands = [f"python evaluate.py ckpt={shown_path(folder.root)}"]
     if "smiles" in prepared.table.spec.fields and prepared.modalities:
-        commands.append(f'python -m crystalfm.predict ckpt={folder.root} input="CCO"')
+        commands.append(f'python -m crystalfm.predict ckpt={shown_path(folder.root)} input="CCO"')
     else:
         commands.append(f"python train.py model=llm_fusion data={cfg.data.name}")
     return commands
