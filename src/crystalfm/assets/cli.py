@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 COMMANDS = ("list", "fetch", "verify")
 _INTERRUPTED = 130
+_FILE_WIDTH = 140
+_LICENCE_WIDTH = 16
 _MB, _GB = 10**6, 10**9
 
 
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     store = AssetStore(options.cache, options.mirror, options.offline, RichProgress(errors))
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_FILE_WIDTH)
     try:
         if options.command == "list":
             return _list(store, console)
@@ -129,10 +134,10 @@ def _verify(store: AssetStore, names: Sequence[str], console: Console, errors: C
 
 def _list(store: AssetStore, console: Console) -> int:
     console.print(f"cache  {store.cache}\nmirror {store.mirror or '-'}", markup=False, soft_wrap=True)
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("name", "kind", "size", "at hand", "from"):
-        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
-    table.add_column("licence", overflow="fold")
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    table.add_column("licence", overflow="fold", min_width=_LICENCE_WIDTH)
     for name, asset in ASSETS.items():
         table.add_row(name, asset.kind, _size(asset), store.location(name) or "-", _origin(asset), asset.licence)
     console.print(table)
