@@ -85,6 +85,25 @@ def canonical_smiles(smiles: str) -> str:
     return str(Chem.MolToSmiles(parse_smiles(smiles)))
 
 
+def random_smiles(smiles: str, *, num: int, seed: int = 0) -> list[str]:
+    """Return ``num`` SMILES of the same molecule, each from a random first atom and random branches.
+
+    Training on them keeps a model from learning the order of atoms by heart (Bjerrum, arXiv 1703.07076, 2017).
+
+    Args:
+        smiles: a valid SMILES.
+        num: how many; small molecules have fewer different ones, which then repeat.
+        seed: the same seed gives the same strings.
+
+    Raises:
+        MoleculeError: see ``parse_smiles``.
+    """
+    from rdkit import Chem
+
+    # RDKit takes seed 0 for no seed at all.
+    return [str(text) for text in Chem.MolToRandomSmilesVect(parse_smiles(smiles), num, randomSeed=seed + 1)]
+
+
 def canonicalize(values: Sequence[str | None]) -> tuple[list[str | None], list[RowProblem]]:
     """Return the canonical SMILES of each value, and the rows for which there is none.
 

@@ -43,20 +43,28 @@ class RecordDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._targets)
 
+    @property
+    def num_variants(self) -> int:
+        """Largest number of ways in which a modality can write a row; see ``FeatureStore.num_variants``."""
+        return max((store.num_variants for store in self._stores.values()), default=1)
+
     def __getitem__(self, row: int) -> Batch:
         """Return a batch of one row."""
         return self.__getitems__([row])
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """Return the batch of ``rows``: row, targets, target_mask and the features of every modality."""
-        index = np.asarray(rows, dtype=np.int64)
+        """Return the batch of ``rows``: row, targets, target_mask and the features of every modality.
+
+        A number ``row + N * variant`` asks for a variant of a row.
+        """
+        variants, index = np.divmod(np.asarray(rows, dtype=np.int64), len(self))
         batch = {
             "row": torch.from_numpy(index),
             "targets": torch.from_numpy(self._targets[index]),
             "target_mask": torch.from_numpy(self._target_mask[index]),
         }
         for store in self._stores.values():
-            batch.update(store.batch(index))
+            batch.update(store.batch(index, variants))
         return batch
 
 

@@ -35,13 +35,23 @@ class FeatureStore(ABC):
         """Cost of each row in tokens (N,), or ``None`` when all rows cost the same."""
         return None
 
-    @abstractmethod
-    def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Return the features of ``rows`` under registered batch keys, without ``{m}.present``."""
+    @property
+    def num_variants(self) -> int:
+        """Equivalent ways in which a row can be written, of which training draws one at each access."""
+        return 1
 
-    def batch(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Return ``gather(rows)`` and ``{m}.present``."""
-        features = self.gather(rows)
+    @abstractmethod
+    def gather(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
+        """Return the features of ``rows`` under registered batch keys, without ``{m}.present``.
+
+        Args:
+            rows: (B,) rows of the table.
+            variants: (B,) variant of each row, taken modulo ``num_variants``; variant 0 when ``None``.
+        """
+
+    def batch(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
+        """Return ``gather(rows, variants)`` and ``{m}.present``."""
+        features = self.gather(rows, variants)
         features[batch_key(self.modality, "present")] = torch.from_numpy(self.present[rows])
         return features
 
@@ -70,8 +80,9 @@ class VectorStore(FeatureStore):
         self._index = index
         self._key = batch_key(modality, kind)
 
-    def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Read the vectors of ``rows``: (B, D), zeros where the modality is absent."""
+    def gather(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
+        """Read the vectors of ``rows``: (B, D), zeros where the modality is absent; there are no variants."""
+        del variants
         present = self.present[rows]
         block = np.zeros((len(rows), self._vectors.shape[1]), dtype=self._vectors.dtype)
         block[present] = self._vectors[self._index[rows[present]]]
@@ -79,14 +90,16 @@ class VectorStore(FeatureStore):
 
 
 class TokenStore(FeatureStore):
-    """Token ids of every row in one flat array.
+    """Token ids of every row, and of its variants where it has some, in one flat array.
 
     Args:
         modality: prefix of the batch keys.
-        present: (N,) bool.
-        tokens: (sum of lengths,) token ids, rows one after another.
+        present: (N,) bool, false where the row lacks the modality.
+        tokens: (sum of lengths,) token ids, rows one after another, then the variants'.
         offsets: (N + 1,) start of each row in ``tokens``.
         pad_token_id: id that fills a batch on the right.
+        variants: (starts, lengths) in ``tokens`` of K further ways to write each row, both (N, K); a row without
+            variants repeats its own start and length.
     """
 
     def __init__(
@@ -96,21 +109,29 @@ class TokenStore(FeatureStore):
         tokens: NDArray[np.integer],
         offsets: NDArray[np.int64],
         pad_token_id: int = 0,
+        variants: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> None:
         super().__init__(modality, present)
         self._tokens = tokens
-        self._offsets = offsets
+        starts, lengths = offsets[:-1, None], np.diff(offsets)[:, None]
+        self._starts = starts if variants is None else np.hstack([starts, variants[0]])
+        self._lengths = lengths if variants is None else np.hstack([lengths, variants[1]])
         self._pad_token_id = pad_token_id
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of tokens of each row (N,)."""
-        return np.diff(self._offsets)
+        """Number of tokens of each row as it is written in the table (N,)."""
+        return self._lengths[:, 0]
 
-    def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    @property
+    def num_variants(self) -> int:
+        """One more than the further ways in which a row can be written."""
+        return self._starts.shape[1]
+
+    def gather(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
         """Return ``tokens`` (B, L) and ``mask`` (B, L), padded to the longest row of the batch (L >= 1)."""
-        starts = self._offsets[rows]
-        lengths = self._offsets[rows + 1] - starts
+        chosen = np.zeros(len(rows), dtype=np.int64) if variants is None else variants % self.num_variants
+        starts, lengths = self._starts[rows, chosen], self._lengths[rows, chosen]
         width = max(int(lengths.max(initial=1)), 1)
         columns = np.arange(width)
         mask = columns < lengths[:, None]

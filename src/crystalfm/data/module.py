@@ -65,7 +65,12 @@ class RecordDataModule(LightningDataModule):
         self._seed = seed
         self._lengths = row_lengths(stores) if bucket_by_length else None
         self.train_sampler = ResumableBatchSampler(
-            splits.train, batch_size=batch_size, seed=seed, lengths=self._lengths_of(splits.train)
+            splits.train,
+            batch_size=batch_size,
+            seed=seed,
+            lengths=self._lengths_of(splits.train),
+            num_variants=self.dataset.num_variants,
+            num_table_rows=len(table),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -17,6 +17,10 @@ _BUCKET_STEPS = 50
 """Steps whose rows are sorted by length together: long enough to cut padding, short enough to stay random."""
 
 
+_VARIANT_STREAM = 1
+"""Keeps the random numbers that choose variants apart from those that order the rows."""
+
+
 class ResumableBatchSampler(Sampler[list[int]]):
     """Shuffled batches whose order depends on (seed, epoch) alone, so that training can resume in mid-epoch.
 
@@ -35,6 +39,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         lengths: (N,) cost of each of ``rows``, or ``None`` for a plain shuffle.
         num_replicas: number of ranks that share the rows.
         rank: this process's rank.
+        num_variants: ways to write a row, of which each epoch draws one; see ``FeatureStore.num_variants``.
+        num_table_rows: rows of the table; a batch asks for a variant by ``row + num_table_rows * variant``.
         reshuffle: false for the order of epoch 0 in every epoch (to overfit on the same batches).
     """
 
@@ -47,6 +53,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         lengths: NDArray[np.int64] | None = None,
         num_replicas: int = 1,
         rank: int = 0,
+        num_variants: int = 1,
+        num_table_rows: int = 0,
         reshuffle: bool = True,
     ) -> None:
         if batch_size < 1:
@@ -59,6 +67,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         self._seed = seed
         self._num_replicas = num_replicas
         self._rank = rank
+        self._num_variants = num_variants
+        self._num_table_rows = num_table_rows
         self.reshuffle = reshuffle
         self._epoch = 0
         self._start_batch = 0
@@ -102,7 +112,19 @@ class ResumableBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         steps = self._steps()
-        yield from (step[self._rank].tolist() for step in steps[self._start_batch :])
+        offsets = self._variant_offsets()
+        for step in steps[self._start_batch :]:
+            rows = step[self._rank]
+            yield (rows if offsets is None else rows + offsets[rows]).tolist()
+
+    def _variant_offsets(self) -> NDArray[np.int64] | None:
+        """Return what is added to each row of the table in this epoch to ask for one of its variants."""
+        if self._num_variants == 1 or not len(self._rows):
+            return None
+        epoch = self._epoch if self.reshuffle else 0
+        generator = np.random.default_rng([self._seed, epoch, _VARIANT_STREAM])
+        variants = generator.integers(self._num_variants, size=int(self._rows.max()) + 1, dtype=np.int64)
+        return variants * self._num_table_rows
 
     def _steps(self) -> list[list[NDArray[np.int64]]]:
         """Return the batches of all ranks for each step of the current epoch."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from crystalfm.chem.molecules import random_smiles
 from crystalfm.contracts import UserError
 from crystalfm.data.features import TokenStore
 from crystalfm.encoders.base import EncoderReport, ModalityEncoder
@@ -16,6 +17,8 @@ from crystalfm.encoders.tokenizers import tokenize_selfies, tokenize_smiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from crystalfm.encoders.networks import EncoderNetwork
 
@@ -41,6 +44,8 @@ class TokenTransformerEncoder(ModalityEncoder):
         max_length: tokens after which a string is cut; the report counts strings that were.
         pooling: ``mean`` over the tokens, or ``cls`` for a class token in front.
         tokenizer: grammar of the strings; ``auto`` takes that of the modality.
+        num_random_smiles: further SMILES of each training molecule, of which every epoch draws one (or the one in
+            the table); validation, test and prediction read the table's.
 
     Raises:
         UserError: a setting is out of range, or the modality has no grammar of its own.
@@ -58,6 +63,7 @@ class TokenTransformerEncoder(ModalityEncoder):
         max_length: int = 128,
         pooling: Literal["cls", "mean"] = "mean",
         tokenizer: Literal["auto", "smiles", "selfies"] = "auto",
+        num_random_smiles: int = 0,
     ) -> None:
         super().__init__(modality)
         for key, value in (("width", width), ("num_layers", num_layers), ("num_heads", num_heads)):
@@ -74,7 +80,16 @@ class TokenTransformerEncoder(ModalityEncoder):
                 f"encoders.{modality}: no tokenizer is known for the modality {modality}",
                 remedy=f"set encoders.{modality}.tokenizer to one of {', '.join(_TOKENIZERS)}, or use another encoder",
             )
+        if num_random_smiles:
+            check_at_least(modality, "num_random_smiles", num_random_smiles, 1)
+            if grammar != "smiles":
+                raise UserError(
+                    f"encoders.{modality}.num_random_smiles={num_random_smiles} needs SMILES",
+                    remedy=f"set encoders.{modality}.num_random_smiles=0",
+                )
         self._tokenize = _TOKENIZERS[grammar]
+        self._num_random_smiles = num_random_smiles
+        self._variants: dict[str, list[str]] = {}
         self._width = width
         self._num_layers = num_layers
         self._num_heads = num_heads
@@ -87,10 +102,15 @@ class TokenTransformerEncoder(ModalityEncoder):
 
     def fit(self, values: Sequence[str | None]) -> None:
         """Collect the vocabulary of the training split, the most frequent tokens first."""
+        if self._num_random_smiles:
+            distinct = {value for value in values if value is not None}
+            self._variants = {text: random_smiles(text, num=self._num_random_smiles) for text in sorted(distinct)}
         counts: Counter[str] = Counter()
         for value in values:
             if value is not None:
                 counts.update(self._tokenize(value))
+                for variant in self._variants.get(value, ()):
+                    counts.update(self._tokenize(variant))
         self._set_vocabulary(sorted(counts, key=lambda token: (-counts[token], token)))
 
     def _set_vocabulary(self, tokens: Sequence[str]) -> None:
@@ -112,18 +132,35 @@ class TokenTransformerEncoder(ModalityEncoder):
         for row, value in enumerate(values):
             if value is not None:
                 tokens = self._tokenize(value)
-                numbers = [ids.get(token, UNKNOWN_TOKEN_ID) for token in tokens]
+                numbers = self._numbers(tokens)
                 if UNKNOWN_TOKEN_ID in numbers:
                     num_unknown += numbers.count(UNKNOWN_TOKEN_ID)
                     unknown.update(token for token in tokens if token not in ids)
-                if self._pooling == "cls":
-                    numbers.insert(0, CLASS_TOKEN_ID)
                 num_cut += len(numbers) > self._max_length
                 flat.extend(numbers[: self._max_length])
             offsets[row + 1] = len(flat)
         self._note(num_cut, num_unknown, unknown)
         present = np.array([value is not None for value in values], dtype=bool)
-        return TokenStore(self.modality, present, np.array(flat, dtype=np.int32), offsets, PAD_TOKEN_ID)
+        variants = self._append_variants(values, flat, offsets) if self._variants else None
+        return TokenStore(self.modality, present, np.array(flat, dtype=np.int32), offsets, PAD_TOKEN_ID, variants)
+
+    def _numbers(self, tokens: Sequence[str]) -> list[int]:
+        """Return the ids of a string's tokens, not cut."""
+        numbers = [self._vocabulary.get(token, UNKNOWN_TOKEN_ID) for token in tokens]
+        return [CLASS_TOKEN_ID, *numbers] if self._pooling == "cls" else numbers
+
+    def _append_variants(
+        self, values: Sequence[str | None], flat: list[int], offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Append the tokens of the training rows' random SMILES to ``flat``; return their starts and lengths."""
+        starts = np.repeat(offsets[:-1, None], self._num_random_smiles, axis=1)
+        lengths = np.repeat(np.diff(offsets)[:, None], self._num_random_smiles, axis=1)
+        for row, value in enumerate(values):
+            for number, variant in enumerate(self._variants.get(value, ()) if value is not None else ()):
+                numbers = self._numbers(self._tokenize(variant))[: self._max_length]
+                starts[row, number], lengths[row, number] = len(flat), len(numbers)
+                flat.extend(numbers)
+        return starts, lengths
 
     def _note(self, num_cut: int, num_unknown: int, unknown: set[str]) -> None:
         notes = [f"{len(self._vocabulary)} tokens"]
