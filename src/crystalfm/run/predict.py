@@ -78,7 +78,7 @@ def _read_list(path: Path) -> Inputs:
     for line in _text_of(path).splitlines():
         parts = line.split(maxsplit=1)
         if parts:
-            ids.append(parts[1] if len(parts) > 1 else str(len(ids)))
+            ids.append(parts[1].strip() if len(parts) > 1 else str(len(ids)))
             smiles.append(parts[0])
     if not smiles:
         raise UserError(f"input={path} is empty")
