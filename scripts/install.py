@@ -101,7 +101,7 @@ def install_torch() -> None:
         raise SystemExit(
             f"could not install {requirement} from {index}\n"
             "  set TORCH_INDEX_URL to an index that has it: a mirror of PyTorch's CPU index, or\n"
-            "  https://pypi.org/simple to accept the build with CUDA libraries (several gigabytes)"
+            "  the Python package index itself, whose build brings CUDA libraries (several gigabytes)"
         )
 
 
