@@ -16,7 +16,7 @@ def measured(text):
     if found is None:
         return None
     pairs = (item.split() for item in found.group(2).split(", "))
-    return found.group(1), {name: figure for name, figure in pairs}
+    return found.group(1), dict(pairs)
 
 
 def test_there_is_an_experiment_with_figures():
