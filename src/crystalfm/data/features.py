@@ -126,7 +126,7 @@ class TokenStore(FeatureStore):
     @property
     def num_variants(self) -> int:
         """One more than the further ways in which a row can be written."""
-        return self._starts.shape[1]
+        return int(self._starts.shape[1])
 
     def gather(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
         """Return ``tokens`` (B, L) and ``mask`` (B, L), padded to the longest row of the batch (L >= 1)."""
