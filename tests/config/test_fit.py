@@ -40,7 +40,9 @@ def test_description_of_qm9_names_what_fits(composer):
     problem = check(composer, "model=llm_fusion", "data=qm9", "modalities=[description]")["modalities"]
     assert problem.message == "data set 'qm9' has no description (it provides: smiles, selfies, fingerprint)"
     assert "modalities that fit: smiles, selfies, fingerprint" in problem.remedy
-    assert "data sets with description: csv (data=csv data.description_column=...)" in problem.remedy
+    assert (
+        "data sets with description: chebi (data=chebi), csv (data=csv data.description_column=...)" in problem.remedy
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_missing_mirror_on_the_command_line_and_in_the_environment(composer, tmp
 
 
 @pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize("override", ["trainer=gpu", "trainer=ddp", "trainer.accelerator=cuda"])
+@pytest.mark.parametrize("override", ["trainer=gpu", "trainer.accelerator=cuda"])
 def test_missing_gpu(composer, override):
     problem = check(composer, override)["trainer.accelerator"]
     assert "sees no GPU" in problem.message
@@ -130,6 +132,7 @@ def test_missing_gpu(composer, override):
 @pytest.mark.usefixtures("no_gpu")
 def test_what_needs_no_gpu(composer):
     assert check(composer, "trainer=cpu", "trainer.strategy=ddp", "trainer.devices=2") == {}
+    assert check(composer, "trainer=ddp", "trainer.devices=2") == {}
     assert check(composer, "trainer.accelerator=mps")["trainer.accelerator"].message.startswith("mps needs a Mac")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crystalfm.contracts import UserError
-from crystalfm.data import qm9
+from crystalfm.data import parsed_cache, qm9
 from crystalfm.data.qm9 import QM9
 from crystalfm.data.splits import check_leakage, make_splits, read_splits, write_splits
 
@@ -157,7 +157,7 @@ def test_cache_that_cannot_be_written_is_done_without(store, caplog, monkeypatch
     def refuse(*_args, **_keywords):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(qm9, "file_lock", refuse)
+    monkeypatch.setattr(parsed_cache, "file_lock", refuse)
     assert len(QM9(store=store).load()) == 6
     assert "cannot be written" in caplog.text
 
@@ -224,7 +224,8 @@ def test_import_loads_nothing_heavy():
     import subprocess
 
     code = (
-        "import sys, crystalfm.data.qm9, crystalfm.data.table, crystalfm.data.splits, crystalfm.data.check;"
+        "import sys, crystalfm.data.qm9, crystalfm.data.chebi, crystalfm.data.table;"
+        "import crystalfm.data.splits, crystalfm.data.check;"
         "print([m for m in ('torch', 'pandas', 'rdkit', 'pyarrow', 'selfies', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

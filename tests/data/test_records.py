@@ -71,12 +71,22 @@ def test_select_by_mask_and_nothing(make_table):
     assert len(table.select([])) == 0
 
 
+def test_official_parts_follow_their_rows(make_table):
+    table = replace(make_table(4), parts=np.array(["train", "val", "test", "train"]))
+    assert table.select([2, 0]).parts.tolist() == ["test", "train"]
+    assert table.without([RowProblem(0, "impossible", "C")]).parts.tolist() == ["val", "test", "train"]
+    assert make_table(4).select([0]).parts is None
+    assert table.content_hash == make_table(4).content_hash
+
+
 def test_columns_of_different_length_are_a_programming_error(make_table):
     table = make_table(3)
     with pytest.raises(ValueError, match="3 ids, but"):
         replace(table, fields={"smiles": ["C"]})
     with pytest.raises(ValueError, match="targets have shape"):
         replace(table, targets=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="3 ids, but"):
+        replace(table, parts=np.array(["train"]))
 
 
 def test_without_turns_problems_into_rejections(make_table):

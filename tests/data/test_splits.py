@@ -1,6 +1,7 @@
 """Splits: sizes, groups, files, leakage."""
 
 import json
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -15,6 +16,7 @@ from crystalfm.data.splits import (
     carry_over,
     check_leakage,
     make_splits,
+    official_splits,
     read_splits,
     split_sizes,
     write_splits,
@@ -216,3 +218,17 @@ def test_carry_over_counts_rows_in_no_part(make_table):
     carried = carry_over(Splits(np.array([0, 1]), none, np.array([2]), 1), table, table.select([0, 2, 3]))
     assert carried.sizes == {"train": 1, "val": 0, "test": 1}
     assert carried.num_unused == 1
+
+
+def test_official_split_is_the_one_of_the_records(make_table):
+    table = replace(make_table(5), parts=np.array(["test", "train", "val", "train", ""]))
+    splits = official_splits(table)
+    assert {name: rows.tolist() for name, rows in splits.parts.items()} == {"train": [1, 3], "val": [2], "test": [0]}
+    assert splits.num_unused == 1
+
+
+def test_official_split_that_is_not_there_or_empty(make_table):
+    with pytest.raises(UserError, match="has no official split"):
+        official_splits(make_table(3))
+    with pytest.raises(UserError, match=r"no row to train on here \(0 train, 1 val, 1 test\)"):
+        official_splits(replace(make_table(2), parts=np.array(["val", "test"])))

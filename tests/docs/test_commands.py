@@ -37,7 +37,7 @@ SHRINK = (
     "trainer.num_threads=1", "callbacks.progress_bar=false", "paths.cache=cache",
 )  # fmt: skip
 SMALL_TABLE = ("data=csv", "data.path=molecules.csv", "data.smiles_column=smiles")
-NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp")
+NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp|chebi|launcher=submitit")
 DOCUMENTED = commands()
 TRAININGS = [c for c in DOCUMENTED if c.program == "train" and not {"--help", "--cfg"} & set(c.words)]
 

@@ -48,6 +48,12 @@ def test_unknown_values_do_not_count():
     assert score_target(true, np.array([2.0, 99.0, 3.0]), GAP).mae == pytest.approx(0.5)
 
 
+def test_mean_square_error_is_reported():
+    score = score_target(np.array([1.0, 2.0]), np.array([1.0, 4.0]), TargetSpec("logp", "1"))
+    assert score.mse == pytest.approx(2.0)
+    assert score.as_dict()["mse"] == pytest.approx(2.0)
+
+
 def test_nothing_known_gives_nan_and_json_null():
     score = score_target(np.array([np.nan]), np.array([1.0]), GAP)
     assert score.num_rows == 0

@@ -97,6 +97,14 @@ def test_results_table_without_energies_has_no_ev_column():
         assert "MAE (eV)" not in text
 
 
+def test_results_table_gives_mean_square_errors_of_targets_without_a_unit():
+    true = np.array([[1.0], [2.0]])
+    text = shown(results_table([score_model("m", true, true + 0.2, [TargetSpec("logp", "1")])]))
+    assert " MSE " in text
+    assert "0.0400" in next(line for line in text.splitlines() if "logp" in line)
+    assert " MSE " not in shown(results_table(results()))
+
+
 def test_markdown_marks_the_best_only_among_several():
     lines = markdown_results(results()).splitlines()
     assert lines[2].startswith("| gap (Ha) | model_0 | **0.00100** | 0.0272 |")

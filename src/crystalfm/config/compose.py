@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from crystalfm.config.extras import accept_own_launchers
 from crystalfm.config.location import conf_folder, user_conf_folders
 from crystalfm.config.options import Catalog
 from crystalfm.config.origins import SourceFile, naming_line, source_files
@@ -90,6 +91,7 @@ class Composer:
         """Initialize Hydra."""
         GlobalHydra.instance().clear()
         hydra_version.setbase(HYDRA_VERSION_BASE)
+        accept_own_launchers()
         Plugins.instance()
         search_path = create_config_search_path(f"file://{self.folders[0]}")
         for folder in self.folders[1:]:

@@ -13,6 +13,7 @@ from crystalfm.config.build import (
     modality_problems,
     usable_modalities,
 )
+from crystalfm.config.extras import missing_loggers
 from crystalfm.config.problems import Problem, nearest, suggestion
 from crystalfm.config.value_types import MISSING
 from crystalfm.contracts import MODALITIES, DataSpec, UserError
@@ -33,7 +34,7 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
         catalog: the config groups.
         broken: keys with a problem already; what depends on them is not checked.
     """
-    problems = list(_files(task, tree))
+    problems = [*_files(task, tree), *missing_loggers(tree)]
     if isinstance(tree.get("trainer"), dict) and not _below("trainer", broken):
         problems += _device(tree["trainer"])
     for key, settings in (("optimizer", OptimizerSettings), ("scheduler", SchedulerSettings)):

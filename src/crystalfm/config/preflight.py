@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from crystalfm.config.checks import check_tree
 from crystalfm.config.compose import Composer, Composition, plain_tree
+from crystalfm.config.extras import missing_plugins
 from crystalfm.config.fit import check_fit
 from crystalfm.config.origins import SourceFile, origin
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem, unique
@@ -65,6 +66,8 @@ def _check(composer: Composer, composition: Composition, *, fit: bool) -> list[P
     problems = list(composition.problems)
     if composition.cfg is None:
         return problems
+    if fit:
+        problems += missing_plugins(composition.cfg.hydra)
     tree, unresolved = plain_tree(composition.cfg)
     schema = unresolved + check_tree(composer.task, tree, composer.catalog)
     unknown = {problem.key for problem in schema}

@@ -109,10 +109,24 @@ class LoggerSettings:
     Attributes:
         csv: ``metrics.csv`` in the run folder.
         tensorboard: TensorBoard event files in the run folder.
+        wandb: Weights & Biases.
+        wandb_mode: ``auto`` is online where an API key is at hand, else offline.
+        wandb_project: project there.
+        wandb_entity: user or team there; ``None`` for the account's default.
+        wandb_group: runs shown together; ``None`` groups the jobs of a multirun.
+        wandb_tags: tags of the run.
+        wandb_checkpoint: send the best checkpoint too.
     """
 
     csv: bool = True
     tensorboard: bool = False
+    wandb: bool = False
+    wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb_project: str = "crystalfm"
+    wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_tags: list[str] = field(default_factory=list)
+    wandb_checkpoint: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from crystalfm.assets.store import AssetStore
     from crystalfm.data.records import RecordTable
+    from crystalfm.data.splits import Splits
 
 
 class Dataset(ABC):
@@ -102,13 +103,58 @@ class Dataset(ABC):
         spec = self.spec()
         return spec.select_targets(spec.default_targets if self.targets is None else self.targets)
 
-    def subset(self, num_rows: int) -> NDArray[np.int64]:
+    @property
+    def drawing_seed(self) -> int:
+        """Seed of subset and split."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    def splits_of(self, table: RecordTable) -> Splits | None:
+        """Return the split that the source of the data prescribes, or ``None`` to draw one.
+
+        Args:
+            table: the records, as ``load`` returned them.
+
+        Raises:
+            UserError: the official split leaves no row to train on.
+        """
+        from crystalfm.data.splits import official_splits
+
+        return None if table.parts is None else official_splits(table)
+
+    def subset(self, num_rows: int, parts: NDArray[np.str_] | None = None) -> NDArray[np.int64]:
         """Return the rows that ``limit`` leaves, drawn at random, ascending.
 
         For the same seed a smaller limit gives a part of a larger limit's rows.
+
+        Args:
+            num_rows: rows there are.
+            parts: (num_rows,) part of the official split of each row, where the subset is to hold each part in
+                proportion, by at least one row.
+
+        Raises:
+            UserError: ``limit`` is smaller than the number of parts.
         """
         if self.limit is None or self.limit >= num_rows:
             return np.arange(num_rows, dtype=np.int64)
-        seed = self.seed if self.split_seed is None else self.split_seed
-        order = np.random.default_rng([seed, num_rows]).permutation(num_rows)
+        order = np.random.default_rng([self.drawing_seed, num_rows]).permutation(num_rows)
+        if parts is not None:
+            order = order[np.argsort(_turns(parts[order], self.limit), kind="stable")]
         return np.sort(order[: self.limit]).astype(np.int64)
+
+
+def _turns(parts: NDArray[np.str_], limit: int) -> NDArray[np.float64]:
+    """Return (N,) keys; rows taken in ascending order of them keep the parts in proportion at every length.
+
+    Sainte-Laguë's rule for seats in a parliament, whose seats are never lost when the house grows, after one row
+    for each part.
+    """
+    names, sizes = np.unique(parts, return_counts=True)
+    if limit < len(names):
+        raise UserError(
+            f"data.limit={limit} is too small", remedy=f"it must be at least {len(names)}, a row for each part"
+        )
+    keys = np.empty(len(parts))
+    for name, size in zip(names, sizes, strict=True):
+        rank = np.arange(size)
+        keys[parts == name] = np.where(rank == 0, -1.0, (rank + 0.5) / size)
+    return keys

@@ -92,8 +92,15 @@ class RecordDataModule(LightningDataModule):
         return self.loader(self.predict_rows)
 
     def loader(self, rows: NDArray[np.int64]) -> DataLoader[Batch]:
-        """Return a loader that gives each of ``rows`` once, shared among ranks; see the batch key ``row``."""
+        """Return a loader that gives each of ``rows`` once, shared among ranks; see the batch key ``row``.
+
+        Where there are fewer rows than ranks, every rank gets all of them.
+        """
         num_replicas, rank = self._world()
+        if len(rows) < num_replicas:
+            # A rank without rows would skip the pass and leave the others waiting for its sums. When all have all rows,
+            # means are the same, and predictions are told apart by row.
+            num_replicas, rank = 1, 0
         return self._loader(
             EvalBatchSampler(
                 rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
 from crystalfm.data.dataset import Dataset
+from crystalfm.data.parsed_cache import cached_table
 from crystalfm.data.records import RecordTable, Rejection, group_numbers
-from crystalfm.io.files import atomic_write, file_lock, sha256_file, sha256_json
+from crystalfm.io.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from crystalfm.assets.store import AssetStore
 
 Source = Literal["auto", "wheel", "moleculenet"]
-
-_LOG = logging.getLogger(__name__)
 
 READER_VERSION = 1
 """Part of the key of the parsed table: raise it when reading changes."""
@@ -163,40 +161,8 @@ class QM9(Dataset):
         """Return the parsed table (Arrow) from the cache, or read, canonicalize and cache it."""
         if self.store is None:
             return _parse(files, self.source)
-        import pyarrow.parquet as pq
-
         key = sha256_json({"raw": content, "reader": READER_VERSION, "rdkit": metadata.version("rdkit")})
-        cached = Path(self.store.cache) / "tables" / f"{key}.parquet"
-        try:
-            with file_lock(cached):
-                if (found := _read_cached(cached)) is not None:
-                    return found
-                _LOG.info("QM9: no parsed table for this content yet; reading %d file(s)", len(files))
-                table = _parse(files, self.source)
-                with atomic_write(cached) as stream:
-                    pq.write_table(table, stream, compression="zstd")
-        except PermissionError:
-            # A cache shared by a group may be read-only on compute nodes: use what is there, without a lock.
-            _LOG.warning("QM9: the cache %s cannot be written", cached.parent)
-            found = _read_cached(cached)
-            return _parse(files, self.source) if found is None else found
-        return table
-
-
-def _read_cached(path: Path) -> pa.Table | None:
-    """Return the parsed table of an earlier run, or ``None`` where there is none that can be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return None
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        _LOG.warning("QM9: the parsed table %s is damaged and made again: %s", path, error)
-        return None
-    _LOG.info("QM9: parsed table from the cache (%s)", path.name[:12])
-    return table
+        return cached_table(Path(self.store.cache), key, "QM9", lambda: _parse(files, self.source))
 
 
 def _csv_files(path: Path) -> list[Path]:

@@ -52,6 +52,8 @@ class RecordTable:
         target_specs: the T targets, in the order of the columns of ``targets``.
         groups: (N,) int64; rows of the same molecule carry the same number and stay on one side of a split.
         rejected: rows of the source that are not in the table.
+        parts: (N,) part of the official split (``train``, ``val``, ``test``) to which the source assigns each row;
+            ``None`` where it has none.
     """
 
     spec: DataSpec
@@ -61,10 +63,13 @@ class RecordTable:
     target_specs: tuple[TargetSpec, ...]
     groups: NDArray[np.int64]
     rejected: list[Rejection] = field(default_factory=list)
+    parts: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "groups": len(self.groups)}
         lengths.update({name: len(values) for name, values in self.fields.items()})
+        if self.parts is not None:
+            lengths["parts"] = len(self.parts)
         wrong = {name: length for name, length in lengths.items() if length != len(self.ids)}
         if wrong:
             raise ValueError(f"{len(self.ids)} ids, but {wrong}")
@@ -108,6 +113,7 @@ class RecordTable:
             targets=self.targets[index],
             groups=self.groups[index],
             rejected=list(self.rejected),
+            parts=None if self.parts is None else self.parts[index],
         )
 
     def without(self, problems: Sequence[RowProblem]) -> RecordTable:

@@ -117,6 +117,25 @@ def make_splits(table: RecordTable, *, test_fraction: float = 0.1, val_fraction:
     return splits
 
 
+def official_splits(table: RecordTable) -> Splits:
+    """Return the split that the source of the data prescribes (``table.parts``).
+
+    Raises:
+        UserError: the source prescribes none, or assigns no row to training.
+    """
+    if table.parts is None:
+        raise UserError(f"the data set '{table.spec.name}' has no official split", remedy="draw one: data.split=random")
+    train, val, test = (np.flatnonzero(table.parts == name).astype(np.int64) for name in SPLITS)
+    splits = Splits(train, val, test, num_unused=len(table) - len(train) - len(val) - len(test))
+    if not len(splits.train):
+        sizes = ", ".join(f"{len(rows)} {name}" for name, rows in splits.parts.items())
+        raise UserError(
+            f"the official split of '{table.spec.name}' leaves no row to train on here ({sizes})",
+            remedy="add the training file, or choose another split",
+        )
+    return splits
+
+
 def carry_over(splits: Splits, table: RecordTable, remaining: RecordTable) -> Splits:
     """Return ``splits`` of ``table`` as rows of ``remaining``, a table with some of its rows dropped.
 

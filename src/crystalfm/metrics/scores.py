@@ -66,9 +66,14 @@ class TargetScore:
         factor = ev_per_unit(self.target.unit)
         return None if factor is None else self.mae * factor
 
+    @property
+    def mse(self) -> float:
+        """Mean square error, in the square of the target's unit."""
+        return self.rmse**2
+
     def as_dict(self) -> dict[str, float | int | str | None]:
         """Return the numbers as a plain dictionary that JSON can hold (NaN becomes ``None``)."""
-        values = {"mae": self.mae, "rmse": self.rmse, "r2": self.r2}
+        values = {"mae": self.mae, "rmse": self.rmse, "mse": self.mse, "r2": self.r2}
         finite: dict[str, float | int | str | None] = {
             key: value if math.isfinite(value) else None for key, value in values.items()
         }

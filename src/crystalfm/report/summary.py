@@ -126,8 +126,8 @@ def build_summary(
         split: split that was scored.
 
     Returns:
-        plain containers; ``metrics[split][model][target]`` holds ``mae``, ``rmse``, ``r2``, ``num_rows``,
-        ``unit`` and ``mae_ev``, in physical units.
+        plain containers; ``metrics[split][model][target]`` holds ``mae``, ``rmse``, ``mse``, ``r2``,
+        ``num_rows``, ``unit`` and ``mae_ev``, in physical units.
     """
     metrics = {result.model: {score.target.name: score.as_dict() for score in result.scores} for result in results}
     encoders = [

@@ -108,13 +108,13 @@ def start_table(facts: RunFacts) -> RenderableType:
     return Panel(Group(*body), title=Text(facts.run_name, style="bold"), title_align="left", expand=False)
 
 
-def _score_cells(model: str, score: TargetScore, *, best: bool, in_ev: bool) -> list[Text]:
+def _score_cells(model: str, score: TargetScore, *, best: bool, in_ev: bool, squared: bool) -> list[Text]:
     style = "bold green" if best else ""
     cells = [model, format_number(score.mae)]
     if in_ev:
         cells.append(format_number(score.mae_ev))
     r2 = f"{score.r2:.3f}" if math.isfinite(score.r2) else _NOT_AVAILABLE
-    cells += [format_number(score.rmse), r2, f"{score.num_rows:,}"]
+    cells += [format_number(score.rmse), *([format_number(score.mse)] if squared else []), r2, f"{score.num_rows:,}"]
     return [Text(cell, style=style) for cell in cells]
 
 
@@ -122,7 +122,8 @@ def results_table(results: Sequence[ModelScores], *, title: str = "") -> Table:
     """Return a table of errors: a block per target, a row per model, the lowest MAE set off.
 
     MAE and RMSE are in the target's own unit, named beside the target; where a target is an energy in another
-    unit than eV, its MAE is given in eV as well.
+    unit than eV, its MAE is given in eV as well. Among targets without a unit, for which papers state mean square
+    errors, there is a column for these.
 
     Args:
         results: scores of each model on the same rows.
@@ -134,16 +135,18 @@ def results_table(results: Sequence[ModelScores], *, title: str = "") -> Table:
         for scores in table_by_target.values()
         for score in scores.values()
     )
+    squared = any(not unit_symbol(target.unit) for target in table_by_target)
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     table.add_column("target")
     table.add_column("model")
-    for heading in ("MAE", *(("MAE (eV)",) if in_ev else ()), "RMSE", "R²", "rows"):
+    headings = ["MAE", *(["MAE (eV)"] if in_ev else []), "RMSE", *(["MSE"] if squared else []), "R²", "rows"]
+    for heading in headings:
         table.add_column(heading, justify="right")
     for target, scores in table_by_target.items():
         winner = best_model(scores) if len(scores) > 1 else None
         for number, (model, score) in enumerate(scores.items()):
             name = Text(_with_unit(target) if number == 0 else "", style="bold")
-            table.add_row(name, *_score_cells(model, score, best=model == winner, in_ev=in_ev))
+            table.add_row(name, *_score_cells(model, score, best=model == winner, in_ev=in_ev, squared=squared))
         table.add_section()
     return table
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from crystalfm.contracts import UserError
+from crystalfm.run.distributed import gather, largest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,8 @@ class TrainingInterruptedError(Exception):
 class StopOnNonFiniteLoss(Callback):
     """Stops before the backward pass of a loss that is NaN or infinite, and names the rows of its batch.
 
-    On an accelerator the check looks at the loss of the step before, so that no step waits for the device.
+    On an accelerator the check looks at the loss of the step before, so that no step waits for the device. In a
+    distributed run all ranks stop when one of them has such a loss.
 
     Args:
         ids: id of every row of the record table.
@@ -70,11 +72,15 @@ class StopOnNonFiniteLoss(Callback):
         current = (torch.isfinite(loss.detach()).all(), self._rows)
         checked = current if loss.device.type == "cpu" else self._earlier
         self._earlier = current
-        if checked is not None and not bool(checked[0]):
-            self._stop(trainer, checked[1])
+        if checked is None:
+            return
+        broken = not bool(checked[0])
+        if largest(int(broken)):
+            # Only the rows of ranks whose own loss is broken are suspects.
+            self._stop(trainer, [row for rows in gather(checked[1].tolist() if broken else []) for row in rows])
 
-    def _stop(self, trainer: Trainer, rows: Tensor) -> None:
-        ids = [str(self._ids[row]) for row in rows.tolist()]
+    def _stop(self, trainer: Trainer, rows: Sequence[int]) -> None:
+        ids = [str(self._ids[row]) for row in rows]
         shown = ", ".join(ids[:_SHOWN_IDS]) + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")
         raise NonFiniteLossError(
             f"the training loss is not finite at epoch {trainer.current_epoch}, step {trainer.global_step};"
@@ -87,7 +93,8 @@ class StopOnNonFiniteLoss(Callback):
 class StopOnSignal(Callback):
     """Turns Ctrl-C and termination signals into a checkpoint at the next step boundary.
 
-    The handler only sets a flag; a second signal ends the process at once.
+    The handler only sets a flag; a second signal ends the process at once. The ranks of a distributed run tell each
+    other at every step, so that all save and stop at the same one, whichever of them got the signal.
 
     Args:
         resume: callback that writes the checkpoint.
@@ -100,6 +107,7 @@ class StopOnSignal(Callback):
         self._resume = resume
         self._signals = tuple(signals)
         self._received: int | None = None
+        self._agreed: int | None = None
         self._saved = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -127,8 +135,9 @@ class StopOnSignal(Callback):
         batch: dict[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Save when a signal came in and the state can be resumed from here."""
-        if self._received is not None and not self._saved and self._resume.can_save_now(trainer):
+        """Save when a signal came in on any rank and the state can be resumed from here."""
+        self._agreed = largest(self._received or 0) or None
+        if self._agreed is not None and not self._saved and self._resume.can_save_now(trainer):
             self._resume.save_mid_epoch(trainer)
             self._saved = True
 
@@ -140,8 +149,8 @@ class StopOnSignal(Callback):
         Raises:
             TrainingInterruptedError: the checkpoint is on disk.
         """
-        if self._saved and self._received is not None:
-            raise TrainingInterruptedError(self._received)
+        if self._saved and self._agreed is not None:
+            raise TrainingInterruptedError(self._agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at an epoch boundary: the state was saved when the last epoch ended.
@@ -149,8 +158,9 @@ class StopOnSignal(Callback):
         Raises:
             TrainingInterruptedError: a signal came in during validation or at the last step of the epoch.
         """
-        if self._received is not None and trainer.global_step > 0:
-            raise TrainingInterruptedError(self._received)
+        self._agreed = largest(self._received or 0) or None
+        if self._agreed is not None and trainer.global_step > 0:
+            raise TrainingInterruptedError(self._agreed)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back to whoever had them."""

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from crystalfm.run.stamp import is_child_rank
+
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch import Tensor
@@ -19,9 +21,12 @@ _GIB = 1024**3
 
 
 def run_console() -> Console:
-    """Return the console of the terminal; wide enough for tables when the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    """Return the console of the terminal; wide enough for tables when the output is a file.
+
+    Of the processes of a distributed run only the first writes.
+    """
+    console = Console(quiet=is_child_rank())
+    return console if console.is_terminal else Console(width=120, quiet=is_child_rank())
 
 
 class TrainingProgress(ProgressBar):
@@ -79,7 +84,7 @@ class TrainingProgress(ProgressBar):
         batch_idx: int,
     ) -> None:
         """Move on by one batch; the loss is read from the device twice a second at most."""
-        self._rows += len(batch["row"])
+        self._rows += len(batch["row"]) * trainer.world_size
         now = time.monotonic()
         if self._progress is None or self._task is None or now - self._shown < _REFRESH_SECONDS:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf, read_write
 from rich.console import Console
 
+from crystalfm.config.extras import accept_own_launchers
+from crystalfm.run.multirun import JobFailure
 from crystalfm.run.stamp import is_child_rank, register_resolvers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_LOG = logging.getLogger(__name__)
 _IN_PROCESS_LAUNCHER = "BasicLauncher"
+_PLAIN_SWEEPER = "BasicSweeper"
 
 # Launchers that start other processes import this module there; the folder names of the config need the resolvers.
 register_resolvers()
+accept_own_launchers()
 
 
 class JobStopped(BaseException):
@@ -61,7 +68,8 @@ class Job:
         """Run the job.
 
         Returns:
-            the quantity to minimise for Hydra's sweepers where the result has one, else the result.
+            the quantity to minimise for Hydra's sweepers where the result has one, else the result; a ``JobFailure``
+            for a failed job of another process, so that the process that started it hears of every failure.
         """
         hydra_cfg: Any = HydraConfig.get()
         self._describe_to_children(hydra_cfg)
@@ -69,9 +77,12 @@ class Job:
         try:
             result = self._run(cfg, Path(hydra_cfg.runtime.output_dir))
         except Exception as error:
-            if not str(hydra_cfg.launcher.get("_target_", "")).endswith(_IN_PROCESS_LAUNCHER):
+            if _runs_here(hydra_cfg):
+                raise JobStopped(error, _job_number(hydra_cfg), list(hydra_cfg.overrides.task)) from error
+            _LOG.info("the job failed", exc_info=error)
+            if not _is_named(hydra_cfg.sweeper, _PLAIN_SWEEPER):
                 raise
-            raise JobStopped(error, _job_number(hydra_cfg), list(hydra_cfg.overrides.task)) from error
+            return JobFailure.of(error)
         self.results.append(result)
         return objective(result)
 
@@ -94,6 +105,15 @@ class Job:
         sys.argv[1:] = [*self.command, *overrides]
         with read_write(hydra_cfg):
             hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
+
+
+def _runs_here(hydra_cfg: Any) -> bool:
+    """Say whether the job runs in the process that the user started."""
+    return hydra_cfg.mode == RunMode.RUN or _is_named(hydra_cfg.launcher, _IN_PROCESS_LAUNCHER)
+
+
+def _is_named(node: Any, name: str) -> bool:
+    return str(node.get("_target_", "")).endswith(name)
 
 
 def _job_number(hydra_cfg: Any) -> int | None:

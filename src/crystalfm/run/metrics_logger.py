@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger
 
 from crystalfm.io.files import write_text
+from crystalfm.run.stamp import is_child_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,9 @@ class MetricsTable(Logger):
                     self._rows[int(record["step"])] = {key: value for key, value in record.items() if value}
 
     def save(self) -> None:
-        """Write the table."""
+        """Write the table; of the processes of a distributed run only the first does."""
+        if is_child_rank():
+            return
         columns = ["step", "epoch"]
         columns += sorted({name for row in self._rows.values() for name in row} - set(columns))
         buffer = io.StringIO()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -26,7 +25,16 @@ from crystalfm.run.build import build_module, construct
 from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal
 from crystalfm.run.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.console import TrainingProgress
+from crystalfm.run.distributed import gather_rows
 from crystalfm.run.folder import BEST_CHECKPOINT, RunFolder
+from crystalfm.run.hardware import (
+    describe_device,
+    local_processes,
+    one_device_arguments,
+    peak_device_memory_gib,
+    trainer_arguments,
+)
+from crystalfm.run.loggers import build_loggers
 from crystalfm.run.metrics_logger import MetricsTable
 from crystalfm.run.payload import NETWORK, SavedModel, make_payload
 from crystalfm.run.resume import ExactResume
@@ -77,44 +85,6 @@ def build_datamodule(cfg: DictConfig, prepared: PreparedData) -> RecordDataModul
     )
 
 
-_BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-
-
-def cpu_has_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this CPU multiplies bfloat16 matrices itself, as far as Linux says so."""
-    if not cpu_info.is_file():
-        return False
-    for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip().lower() in {"flags", "features"}:
-            return bool(_BF16_CPU_FLAGS & set(flags.split()))
-    return False
-
-
-def resolve_precision(cfg: DictConfig) -> str:
-    """Return the precision of the training step; ``auto`` is bf16 where the hardware has it, else full."""
-    if cfg.trainer.precision != "auto":
-        return str(cfg.trainer.precision)
-    if cfg.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    on_cpu = cfg.trainer.accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available()
-    return "bf16-mixed" if on_cpu and cpu_has_bf16() else "32-true"
-
-
-def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Return the Trainer's arguments that training and prediction share."""
-    return {
-        "accelerator": cfg.trainer.accelerator,
-        "devices": cfg.trainer.devices,
-        "num_nodes": cfg.trainer.num_nodes,
-        "strategy": cfg.trainer.strategy,
-        "precision": resolve_precision(cfg),
-        "deterministic": cfg.trainer.deterministic,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-    }
-
-
 class NetworkSession(Session):
     """Trains a network with Lightning.
 
@@ -151,7 +121,10 @@ class NetworkSession(Session):
             scaling=scaling,
         )
         self._datamodule = build_datamodule(cfg, prepared)
-        self._resume = ExactResume(folder, self._datamodule.train_sampler, cfg.callbacks.checkpoint_every_n_steps)
+        facts = {"run folder": str(folder.root.resolve()), **self._payload["data"]}
+        self._resume = ExactResume(
+            folder, self._datamodule.train_sampler, cfg.callbacks.checkpoint_every_n_steps, common_facts=facts
+        )
         self._table = MetricsTable(folder.metrics)
         self._best = ModelCheckpoint(
             dirpath=folder.checkpoints,
@@ -167,6 +140,7 @@ class NetworkSession(Session):
         self.num_parameters = sum(parameter.numel() for parameter in parameters)
         self.num_trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         self.device = describe_device(self._trainer)
+        self.num_local_processes = local_processes(self._trainer)
         self.precision = str(self._trainer.precision)
 
     def fit(self, resume_from: Path | None) -> FittedModel:
@@ -185,12 +159,15 @@ class NetworkSession(Session):
         seconds = time.monotonic() - started
         validation = self._load_best()
         return FittedModel(
-            predict=lambda rows: predict_rows(self._cfg, self.module, self._datamodule, rows),
+            predict=self._predict,
             num_epochs=self._trainer.current_epoch,
             train_seconds=seconds,
             validation=validation,
             peak_device_memory_gib=peak_device_memory_gib(),
         )
+
+    def _predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return predict_rows(self._cfg, self.module, self._datamodule, rows, trainer_arguments(self._cfg))
 
     def _load_best(self) -> dict[str, float]:
         """Load the best weights, if validation ever ran; return their validation loss."""
@@ -218,12 +195,7 @@ class NetworkSession(Session):
         return [*callbacks, StopOnSignal(self._resume)]
 
     def _loggers(self) -> list[Logger]:
-        loggers: list[Logger] = [self._table] if self._cfg.logger.csv else []
-        if self._cfg.logger.tensorboard:
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            loggers.append(TensorBoardLogger(self._folder.root, name="tensorboard", version=""))
-        return loggers
+        return build_loggers(self._cfg, self._folder, self._table)
 
     def _build_trainer(self, console: Console) -> Trainer:
         settings = self._cfg.trainer
@@ -251,28 +223,35 @@ class NetworkSession(Session):
         )
 
 
-def describe_device(trainer: Trainer) -> str:
-    """Return the device and how many of it a trainer uses (``cpu``, ``4 x cuda``)."""
-    kind = trainer.strategy.root_device.type
-    return kind if trainer.world_size == 1 else f"{trainer.world_size} x {kind}"
-
-
-def peak_device_memory_gib() -> float | None:
-    """Return the peak memory of the CUDA device, ``None`` where there is none."""
-    return torch.cuda.max_memory_allocated() / 1024**3 if torch.cuda.is_available() else None
-
-
 def predict_rows(
-    cfg: DictConfig, module: RegressionModule, datamodule: RecordDataModule, rows: NDArray[np.int64]
+    cfg: DictConfig,
+    module: RegressionModule,
+    datamodule: RecordDataModule,
+    rows: NDArray[np.int64],
+    arguments: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
-    """Return predictions (len(rows), T) in physical units, in the order of ``rows``."""
-    arguments = trainer_arguments(cfg)
+    """Return predictions (len(rows), T) in physical units, in the order of ``rows``.
+
+    Args:
+        cfg: configuration.
+        module: the network.
+        datamodule: its loaders.
+        rows: (K,) rows of the table.
+        arguments: device arguments of the Trainer; one process by default. Ranks share the rows; all get the result.
+    """
+    chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
     if cfg.trainer.precision == "auto":
         # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
-        arguments["precision"] = "32-true"
-    trainer = Trainer(**arguments, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        chosen["precision"] = "32-true"
+    trainer = Trainer(**chosen, logger=False, enable_progress_bar=False, enable_checkpointing=False)
     outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
-    by_row = np.full((int(rows.max(initial=-1)) + 1, len(module.targets)), np.nan)
-    for output in outputs:
-        by_row[output["row"].cpu().numpy()] = output["prediction"].double().cpu().numpy()
-    return by_row[rows]
+    own_rows = [output["row"].cpu().numpy() for output in outputs]
+    own = [output["prediction"].double().cpu().numpy() for output in outputs]
+    width = len(module.targets)
+    found, predicted = gather_rows(
+        np.concatenate([np.empty(0, dtype=np.int64), *own_rows]), np.concatenate([np.empty((0, width)), *own])
+    )
+    places = np.searchsorted(found, rows)
+    if not np.array_equal(found[np.minimum(places, len(found) - 1)] if len(found) else found, rows):
+        raise RuntimeError(f"{len(rows)} rows were to be predicted, {len(found)} came back")
+    return predicted[places]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crystalfm.contracts import MODALITIES, UserError
 from crystalfm.data.records import RecordTable, enforce_rejection_limit, represent
 from crystalfm.data.splits import Splits, carry_over, make_splits, read_splits
 from crystalfm.run.build import build_encoders, construct
@@ -34,6 +35,7 @@ class PreparedData:
         modalities: modalities in the order in which they are fused.
         encoders: fitted encoder of each modality.
         stores: features of each modality for every row of the table.
+        notes: lines for the start table.
     """
 
     dataset: Dataset
@@ -42,10 +44,11 @@ class PreparedData:
     modalities: list[str]
     encoders: dict[str, ModalityEncoder]
     stores: dict[str, FeatureStore]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def load_table(
-    dataset: Dataset, modalities: Sequence[str], *, max_rejected_fraction: float, all_rows: bool
+    dataset: Dataset, modalities: Sequence[str], *, max_rejected_fraction: float, all_rows: bool, fitted: bool = False
 ) -> tuple[RecordTable, dict[str, list[str | None]], Splits]:
     """Load and split the records and make each modality's values, dropping rows for which one cannot be made.
 
@@ -56,31 +59,51 @@ def load_table(
         modalities: modalities to make values for.
         max_rejected_fraction: largest share of rows that may be dropped.
         all_rows: put every row into the test part instead of splitting.
+        fitted: the model is fitted already; else a modality that no training row has is left out, since it could
+            not be learned and would only disturb the other parts.
 
     Returns:
         the accepted records, one value a row for each modality (``None`` where the row lacks it), and the splits.
 
     Raises:
-        UserError: more rows were rejected than allowed.
+        UserError: more rows were rejected than allowed, or no training row has any of the modalities.
     """
     loaded = dataset.load()
+    splits = only_test(len(loaded)) if all_rows else split_table(dataset, loaded)
+    if not (all_rows or fitted):
+        modalities = learnable_modalities(loaded, splits, modalities)
     table, values = represent(loaded, modalities)
     enforce_rejection_limit(table.rejected, len(table) + len(table.rejected), max_rejected_fraction)
-    if all_rows:
-        return table, values, only_test(len(table))
-    return table, values, carry_over(split_table(dataset, loaded), loaded, table)
+    return table, values, only_test(len(table)) if all_rows else carry_over(splits, loaded, table)
+
+
+def learnable_modalities(table: RecordTable, splits: Splits, modalities: Sequence[str]) -> list[str]:
+    """Return the modalities that at least one training row has.
+
+    Raises:
+        UserError: there is none, though some were asked for.
+    """
+    train = splits.train.tolist()
+    columns = {name: table.fields[MODALITIES[name].source_field] for name in modalities}
+    learnable = [name for name, column in columns.items() if any(column[row] is not None for row in train)]
+    if modalities and train and not learnable:
+        raise UserError(
+            f"no training row has the modality {', '.join(modalities)}",
+            remedy="choose other modalities, or another split (data.split_file, or data.split where data has it)",
+        )
+    return learnable if train else list(modalities)
 
 
 def split_table(dataset: Dataset, table: RecordTable) -> Splits:
-    """Split the records as the settings say: by a split file, or by fractions and a seed."""
+    """Split the records as the settings say: by a split file, as their source does, or by fractions and a seed."""
     if dataset.split_file is not None:
         path = Path(dataset.split_file).expanduser()
         return read_splits(path, table, allow_absent=dataset.limit is not None)
+    splits = dataset.splits_of(table)
+    if splits is not None:
+        return splits
     return make_splits(
-        table,
-        test_fraction=dataset.test_fraction,
-        val_fraction=dataset.val_fraction,
-        seed=dataset.seed if dataset.split_seed is None else dataset.split_seed,
+        table, test_fraction=dataset.test_fraction, val_fraction=dataset.val_fraction, seed=dataset.drawing_seed
     )
 
 
@@ -110,9 +133,17 @@ def prepare_data(
     """
     dataset: Dataset = construct(cfg.data, store=store, seed=cfg.seed)
     table, values, splits = load_table(
-        dataset, modalities, max_rejected_fraction=float(cfg.max_rejected_fraction), all_rows=all_rows
+        dataset,
+        modalities,
+        max_rejected_fraction=float(cfg.max_rejected_fraction),
+        all_rows=all_rows,
+        fitted=encoder_states is not None,
     )
-    return featurize(cfg, store, dataset, table, values, splits, encoder_states)
+    prepared = featurize(cfg, store, dataset, table, values, splits, encoder_states)
+    left_out = [name for name in modalities if name not in values]
+    if left_out:
+        prepared.notes["left out"] = f"{', '.join(left_out)} (no training row has it)"
+    return prepared
 
 
 def featurize(

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from crystalfm.contracts import UserError
+from crystalfm.run.distributed import gather, require_same
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -42,7 +45,8 @@ def random_state() -> dict[str, Any]:
         "python": [version, list(internal), gauss_next],
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        # Of this process's device only: asking the others would claim memory on them.
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
@@ -54,7 +58,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 class ExactResume(Checkpoint):
@@ -67,12 +71,21 @@ class ExactResume(Checkpoint):
         folder: run folder; the checkpoint goes to its ``checkpoints/last.ckpt``.
         sampler: sampler of the training data.
         every_n_steps: optimizer steps between saves in mid-epoch, or ``None`` for saves at epoch ends only.
+        common_facts: what all processes of the run must agree on, by name.
     """
 
-    def __init__(self, folder: RunFolder, sampler: ResumableBatchSampler, every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sampler: ResumableBatchSampler,
+        every_n_steps: int | None = None,
+        *,
+        common_facts: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._sampler = sampler
         self._every_n_steps = every_n_steps
+        self._common_facts = dict(common_facts or {})
         self._pending: dict[str, Any] | None = None
         self._position: dict[str, int] = {"epoch": 0, "batch": 0}
         self._last_saved_step = 0
@@ -84,22 +97,39 @@ class ExactResume(Checkpoint):
         return _STATE_KEY
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sampler's position and the random states."""
-        return {"position": dict(self._position), "random": random_state()}
+        """Return the sampler's position, and the random states of every rank; all ranks call this together."""
+        return {"position": dict(self._position), "random": gather(random_state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the random states until the first batch, after everything that might draw from them."""
         self._pending = state_dict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Move the sampler to the saved position, before any loader iterates over it."""
-        position = checkpoint["callbacks"][_STATE_KEY]["position"]
+        """Move the sampler to the saved position, before any loader iterates over it.
+
+        Raises:
+            UserError: the checkpoint is of another number of processes, which share the rows in another way.
+        """
+        saved = checkpoint["callbacks"][_STATE_KEY]
+        if len(saved["random"]) != trainer.world_size:
+            raise UserError(
+                f"the run was trained in {len(saved['random'])} processes, now there are {trainer.world_size}",
+                remedy="go on with as many devices and nodes as before (trainer.devices, trainer.num_nodes)",
+            )
+        position = saved["position"]
         self._sampler.set_epoch(position["epoch"])
         self._sampler.start_batch = position["batch"]
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that all processes train on the same data into the same folder."""
+        require_same(self._common_facts)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count steps from here."""
+        """Count steps from here; give every rank random numbers of its own."""
         self._last_saved_step = trainer.global_step
+        if trainer.global_rank:
+            # Ranks with the same numbers would drop the same units of different rows.
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the sampler the epoch before its order is drawn."""
@@ -117,7 +147,7 @@ class ExactResume(Checkpoint):
                 logger.save()
             self._flush = False
         if self._pending is not None:
-            set_random_state(self._pending["random"])
+            set_random_state(self._pending["random"][trainer.global_rank])
             self._pending = None
 
     def on_train_batch_end(

@@ -45,12 +45,15 @@ class Session(ABC):
         device: device and how many.
         precision: numeric precision of a training step.
         notes: lines for the start table.
+        num_local_processes: processes of this machine that have to be started for ``fit``, this one included; ``None``
+            when it works in this process alone or something else starts the others.
     """
 
     num_parameters: int | None = None
     num_trainable: int | None = None
     device: str = "cpu"
     precision: str = "32-true"
+    num_local_processes: int | None = None
 
     def __init__(self) -> None:
         self.notes: dict[str, str] = {}

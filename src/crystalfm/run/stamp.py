@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 STAMP_VARIABLE = "CRYSTALFM_RUN_STAMP"
 """Environment variable through which a process tells its distributed children the run's stamp."""
 
-_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_PROCID")
+_RANK_VARIABLES = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
 _MAX_NAME_CHARACTERS = 80
 
 
@@ -32,8 +32,22 @@ def new_stamp() -> str:
 
 def begin_run() -> None:
     """Forget the stamp of an earlier run, unless this process is a rank of a distributed one."""
-    if not is_child_rank():
+    shared = shared_stamp()
+    if shared is not None:
+        os.environ[STAMP_VARIABLE] = shared
+    elif not is_child_rank():
         os.environ.pop(STAMP_VARIABLE, None)
+
+
+def shared_stamp() -> str | None:
+    """Return the stamp that all ranks of a run have without talking, where another program started every one of them.
+
+    Under SLURM's ``srun`` it is made of the job's numbers; other programs have to pass ``CRYSTALFM_RUN_STAMP``.
+    """
+    known = os.environ.get
+    if int(known("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+        return f"slurm_{known('SLURM_JOB_ID')}_{known('SLURM_STEP_ID')}_{known('SLURM_RESTART_COUNT', '0')}"
+    return known(STAMP_VARIABLE) if "LOCAL_RANK" in os.environ else None
 
 
 def is_child_rank() -> bool:

@@ -18,7 +18,8 @@ from crystalfm.config.preflight import preflight
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
 from crystalfm.contracts import UserError
 from crystalfm.run.jobs import Job, JobStopped
-from crystalfm.run.stamp import begin_run, is_child_rank, new_stamp
+from crystalfm.run.multirun import conclude, finished_jobs
+from crystalfm.run.stamp import begin_run, is_child_rank, new_stamp, shared_stamp
 
 if TYPE_CHECKING:
     import argparse
@@ -139,12 +140,12 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
         raise ConfigError([Problem("configuration", message_of(error), where=COMMAND_LINE)]) from error
     start = composer.hydra.multirun if multirun else composer.hydra.run
     try:
-        start(config_name=job.task, task_function=job, overrides=overrides)
+        returned = start(config_name=job.task, task_function=job, overrides=overrides)
     except JobStopped as stop:
         if multirun:
             _report_stopped(stop, len(configs))
         raise stop.error from None
-    return 0
+    return conclude(finished_jobs(returned)) if multirun else 0
 
 
 def _report_stopped(stop: JobStopped, num_jobs: int) -> None:
@@ -165,6 +166,8 @@ def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig,
     resumed = None if multirun or cfg.get("ckpt") is None or composer.task != "train" else _resumed_folder(cfg)
     if resumed is not None:
         return [f"{key}={_quoted(resumed)}", "hydra.output_subdir=null"]
+    if shared_stamp() is not None:
+        return []
     folder = _claim(composer, overrides, key, multirun=multirun)
     return [f"{key}={_quoted(folder)}"]
 

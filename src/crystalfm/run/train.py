@@ -21,14 +21,18 @@ from crystalfm.run.console import run_console
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.prepare import PreparedData, prepare_data
 from crystalfm.run.quiet import quiet_lightning
+from crystalfm.run.ranks import follow_parent, local_ranks, quoted
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.resume_point import ResumePoint, find_resume
 from crystalfm.run.session import FittedModel, Session, outcome_arguments
+from crystalfm.run.stamp import is_child_rank
+from crystalfm.run.wandb_run import wandb_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from crystalfm.assets.store import AssetStore
@@ -43,17 +47,21 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
         run_dir: run folder; a resumed run goes on in its own folder.
 
     Returns:
-        test metrics in physical units by name (``test/mae_gap_hartree``) and ``val/loss``.
+        test metrics in physical units by name (``test/mae_gap_hartree``) and ``val/loss``; of the processes of a
+        distributed run only the first returns any, writes files other than its log, and fits the baselines.
 
     Raises:
         UserError: something the user can mend.
         TrainingInterruptedError: a signal stopped the training after a checkpoint was written.
     """
     started = time.monotonic()
+    follow_parent()
     quiet_lightning()
     console = run_console()
     config = resolved_config(cfg)
     baseline_nodes(cfg)  # a wrong name should not wait for the end of the training
+    if is_child_rank() and is_classical(cfg.model):
+        return {}  # a classical model is fitted by the first process alone
     point = find_resume(cfg, config)
     folder = RunFolder(run_dir if point is None else point.folder.root).create()
     seed_everything(cfg)
@@ -61,17 +69,23 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     prepared = prepare_data(cfg, store, resolve_modalities(cfg, construct(cfg.data).spec()))
     if point is not None:
         _announce_resume(point, prepared, console)
-    folder.write_config(config)
-    write_splits(folder.split, prepared.table, prepared.splits, seed=cfg.seed)
-    write_rejected(folder.rejected, prepared.table.rejected)
+    if not is_child_rank():
+        folder.write_config(config)
+        write_splits(folder.split, prepared.table, prepared.splits, seed=cfg.seed)
+        write_rejected(folder.rejected, prepared.table.rejected)
     session = build_session(cfg, config, prepared, folder, store, console)
     facts = run_facts(cfg, prepared, folder, session)
     console.print(start_table(facts))
-    fitted = session.fit(None if point is None else point.checkpoint)
-    results = _evaluate(cfg, prepared, fitted, folder, store, console)
-    outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
-    folder.write_summary(build_summary(facts, outcome, results))
-    return _metrics(results[0], fitted)
+    with wandb_run(cfg, config, folder, console) as tracked:
+        fitted, predicted = _fit_and_predict(session, prepared, folder, None if point is None else point.checkpoint)
+        if is_child_rank():
+            return {}
+        results = _evaluate(cfg, prepared, predicted, folder, store, console)
+        outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
+        folder.write_summary(build_summary(facts, outcome, results))
+        metrics = _metrics(results[0], fitted)
+        tracked.log_results(metrics)
+    return metrics
 
 
 def resolved_config(cfg: DictConfig) -> dict[str, Any]:
@@ -128,7 +142,7 @@ def run_facts(cfg: DictConfig, prepared: PreparedData, folder: RunFolder, sessio
         precision=session.precision,
         num_threads=torch.get_num_threads(),
         seed=cfg.seed,
-        notes=session.notes,
+        notes={**prepared.notes, **session.notes},
     )
 
 
@@ -139,17 +153,30 @@ def _announce_resume(point: ResumePoint, prepared: PreparedData, console: Consol
         console.print(f"  changed: {difference}", highlight=False)
 
 
+def _evaluated_rows(prepared: PreparedData) -> NDArray[np.int64]:
+    return np.sort(np.concatenate([prepared.splits.val, prepared.splits.test]))
+
+
+def _fit_and_predict(
+    session: Session, prepared: PreparedData, folder: RunFolder, checkpoint: Path | None
+) -> tuple[FittedModel, NDArray[np.float64]]:
+    """Fit and predict validation and test rows: what all processes of a run do together."""
+    resumed = "null" if checkpoint is None else quoted(checkpoint.resolve())
+    with local_ranks(session.num_local_processes, folder.root, [f"ckpt={resumed}"]):
+        fitted = session.fit(checkpoint)
+        return fitted, fitted.predict(_evaluated_rows(prepared))
+
+
 def _evaluate(
     cfg: DictConfig,
     prepared: PreparedData,
-    fitted: FittedModel,
+    predicted: NDArray[np.float64],
     folder: RunFolder,
     store: AssetStore,
     console: Console,
 ) -> list[ModelScores]:
-    """Predict validation and test rows, fit the baselines, and write and show everything."""
-    rows = np.sort(np.concatenate([prepared.splits.val, prepared.splits.test]))
-    predicted = fitted.predict(rows)
+    """Write and show the predictions of validation and test rows beside those of the baselines."""
+    rows = _evaluated_rows(prepared)
     write_predictions(folder.predictions, prepared.table, prepared.splits, rows, predicted)
     scored = prepared.splits.test if len(prepared.splits.test) else prepared.splits.val
     of_scored = predicted[np.searchsorted(rows, scored)]

@@ -1,0 +1,77 @@
+"""Optional packages: which settings need one that is not installed, and how to get it."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from crystalfm.config.problems import Problem
+from crystalfm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
+"""Module of each logger; the extra has its name too."""
+
+_PLUGINS = {
+    "hydra_plugins.hydra_joblib_launcher": "sweep",
+    "hydra_plugins.hydra_optuna_sweeper": "sweep",
+    "hydra_plugins.hydra_submitit_launcher": "slurm",
+}
+"""Extra of each of Hydra's plugins."""
+
+
+def is_installed(module: str) -> bool:
+    """Say whether a module can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"pip install 'crystalfm[{extra}]'"
+
+
+def require_logger(name: str) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Raises:
+        UserError: the package is missing; the remedy installs it.
+    """
+    if not is_installed(_LOGGERS[name]):
+        raise UserError(f"logger.{name}: the package {_LOGGERS[name]} is not installed", remedy=install_command(name))
+
+
+def missing_loggers(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each logger of the tree whose package is not installed."""
+    wanted = tree.get("logger")
+    for name, module in _LOGGERS.items():
+        if isinstance(wanted, dict) and wanted.get(name) is True and not is_installed(module):
+            yield Problem(f"logger.{name}", f"the package {module} is not installed", install_command(name))
+
+
+def missing_plugins(hydra_node: Any) -> Iterator[Problem]:
+    """Yield a problem for the launcher and the sweeper where its plugin is not installed.
+
+    Args:
+        hydra_node: Hydra's own part of the configuration.
+    """
+    for part in ("launcher", "sweeper"):
+        target = str((hydra_node.get(part) or {}).get("_target_", ""))
+        module = ".".join(target.split(".")[:2])
+        if module in _PLUGINS and not is_installed(module):
+            yield Problem(
+                f"hydra/{part}",
+                f"the plugin {module} is not installed",
+                install_command(_PLUGINS[module]),
+                "command line",
+            )
+
+
+def accept_own_launchers() -> None:
+    """Let ``conf/hydra/launcher`` replace the plugins' settings of the same names without a remark of Hydra's."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore schema")

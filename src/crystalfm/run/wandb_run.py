@@ -1,0 +1,357 @@
+"""Weights & Biases: one run there for each run folder, the same one after a resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+import secrets
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+from crystalfm.config.extras import require_logger
+from crystalfm.contracts import UserError
+from crystalfm.io.files import write_json
+from crystalfm.run.callbacks import TrainingInterruptedError
+from crystalfm.run.stamp import is_child_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    import wandb
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+    from crystalfm.run.folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+
+IDENTITY_FILE = "wandb_run.json"
+"""File of the run folder that says which W&B run it belongs to."""
+
+STEP = "trainer/global_step"
+"""Metric on the horizontal axis of every curve: optimizer steps, so that a resumed run goes on where it stopped."""
+
+MAX_TABLE_ROWS = 10_000
+"""Rows of the predictions shown as a table; the artifact holds all of them."""
+
+_MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "disabled": "disabled"}
+_DEFAULT_HOST = "https://api.wandb.ai"
+_DATA_DIR = "WANDB_DATA_DIR"
+_ID_BYTES = 4
+
+
+class WandbCurves(Logger):
+    """Sends Lightning's metrics to the open W&B run; does nothing while none is open."""
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        """The run's id stands in the run folder."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The whole configuration is sent when the run opens."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a point to each curve."""
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.log(metrics if step is None else {**metrics, STEP: step})
+
+
+@dataclass(frozen=True)
+class WandbIdentity:
+    """Which W&B run a run folder belongs to.
+
+    Attributes:
+        id: the run's id, unique in its project.
+        project: project.
+        entity: user or team; ``None`` for the account's default.
+        group: runs shown together: the jobs of a multirun.
+    """
+
+    id: str
+    project: str
+    entity: str | None
+    group: str | None
+
+    @classmethod
+    def of(cls, cfg: DictConfig, folder: RunFolder) -> WandbIdentity:
+        """Return the identity in the run folder; a new one, written there, when it has none."""
+        path = folder.root / IDENTITY_FILE
+        if path.is_file():
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        group = _multirun_group(folder)
+        # The agent of a W&B sweep names the run; jobs of a multirun would all get the same name.
+        given = os.environ.get("WANDB_RUN_ID") if group is None else None
+        settings = cfg.logger
+        identity = cls(
+            id=given or secrets.token_hex(_ID_BYTES),
+            project=settings.wandb_project,
+            entity=settings.wandb_entity,
+            group=settings.wandb_group or group,
+        )
+        write_json(path, asdict(identity))
+        return identity
+
+
+def _multirun_group(folder: RunFolder) -> str | None:
+    """Return a name for the multirun that the run folder is a job of, ``None`` for a single run."""
+    if not HydraConfig.initialized():
+        return None
+    hydra_cfg: Any = HydraConfig.get()
+    output = OmegaConf.select(hydra_cfg, "runtime.output_dir")
+    if hydra_cfg.mode != RunMode.MULTIRUN or output is None or Path(output).resolve() != folder.root.resolve():
+        return None
+    return f"multirun_{folder.root.resolve().parent.name}"
+
+
+def has_credentials() -> bool:
+    """Say whether W&B could log in without asking: by an environment variable or the file of ``wandb login``."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)).netloc
+    named = os.environ.get("NETRC")
+    candidates = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
+    for path in candidates:
+        try:
+            entry = netrc.netrc(path).authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry is not None and entry[2]:
+            return True
+    return False
+
+
+def resolve_mode(cfg: DictConfig) -> Mode:
+    """Return the mode; ``auto`` is ``WANDB_MODE`` where set, else online with an API key and offline without.
+
+    Raises:
+        UserError: online was asked for, without a key or in spite of ``paths.offline``.
+    """
+    asked = str(cfg.logger.wandb_mode)
+    if asked == "auto":
+        fitting = "online" if has_credentials() and not cfg.paths.offline else "offline"
+        asked = _MODES.get(os.environ.get("WANDB_MODE", ""), fitting)
+    if asked == "online" and cfg.paths.offline:
+        raise UserError("W&B cannot be online: paths.offline is true", remedy="use logger.wandb_mode=offline")
+    if asked == "online" and not has_credentials():
+        raise UserError(
+            "W&B has no API key for online mode",
+            remedy="run wandb login, set WANDB_API_KEY, or use logger.wandb_mode=offline",
+        )
+    return _MODES[asked]
+
+
+class WandbRun:
+    """A W&B run while it is open; every method does nothing where the run is not tracked.
+
+    Args:
+        run: W&B's own object, or ``None``.
+        folder: run folder.
+        send_checkpoint: whether the best checkpoint becomes an artifact.
+    """
+
+    def __init__(self, run: wandb.Run | None, folder: RunFolder, *, send_checkpoint: bool = True) -> None:
+        self._run = run
+        self._folder = folder
+        self._send_checkpoint = send_checkpoint
+
+    def __enter__(self) -> Self:
+        """Take over the open run."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the run, as failed after an exception."""
+        if self._run is None:
+            return
+        import wandb
+
+        if error is not None:
+            self._note_failure(error)
+        self._run.finish(exit_code=int(error is not None))
+        # Waits until everything is on disk; W&B's own hook at exit does not run in every process of a launcher.
+        wandb.teardown()
+
+    def log_split(self) -> None:
+        """Send the ids of each split and the rejected rows."""
+        with self._told_rather_than_raised("the split"):
+            self._log_artifact("split", [self._folder.split, self._folder.rejected])
+
+    def log_results(self, metrics: Mapping[str, float]) -> None:
+        """Send final metrics, figures, predictions and the best checkpoint.
+
+        Args:
+            metrics: final metrics by name; they replace the curves' last points in the run's summary.
+        """
+        if self._run is not None:
+            self._run.summary.update(dict(metrics))
+        with self._told_rather_than_raised("the results"):
+            self._send_results(metrics)
+
+    def _send_results(self, metrics: Mapping[str, float]) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        folder = self._folder
+        images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.figures.glob("*.png"))}
+        self._run.log({**images, "predictions": _predictions_table(folder.predictions)})
+        self._log_artifact("predictions", [folder.predictions, folder.summary])
+        if self._send_checkpoint:
+            files = [folder.best, folder.config]
+            self._log_artifact("model", files, aliases=["latest", "best"], metadata=dict(metrics))
+
+    @contextmanager
+    def _told_rather_than_raised(self, what: str) -> Iterator[None]:
+        """Go on without W&B's copy when its server fails: everything is in the run folder."""
+        if self._run is None:
+            yield
+            return
+        import wandb
+
+        try:
+            yield
+        # W&B's own errors, those of the connection, and answers that its client cannot read.
+        except (wandb.Error, OSError, ValueError) as error:
+            _LOG.warning("W&B did not take %s (%s: %s)", what, type(error).__name__, error)
+
+    def show_address(self, console: Console) -> None:
+        """Say where the run is: its page, or the command that uploads it."""
+        if self._run is None:
+            return
+        where = f": {self._run.url}"
+        if self._run.offline:
+            where = f", offline; upload it with: wandb sync {Path(self._run.dir).parent}"
+        console.print(f"W&B run {self._run.id}{where}", highlight=False, soft_wrap=True, markup=False)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Say in the run's summary why it ended; a run that a signal stopped counts as pre-empted."""
+        if self._run is None:
+            return
+        if isinstance(error, TrainingInterruptedError):
+            self._run.mark_preempting()
+        self._run.summary["error"] = f"{type(error).__name__}: {error}"
+
+    def _log_artifact(
+        self,
+        kind: str,
+        files: list[Path],
+        aliases: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind, metadata=metadata)
+        for path in files:
+            if path.is_file():
+                artifact.add_file(str(path))
+        self._run.log_artifact(artifact, aliases=aliases)
+
+
+@contextmanager
+def wandb_run(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, console: Console) -> Iterator[WandbRun]:
+    """Open the W&B run of a run folder and close it, as failed when the body raises.
+
+    Without ``logger.wandb``, in mode ``disabled`` and on every rank but the first, nothing is opened.
+
+    Args:
+        cfg: configuration.
+        config: the same, resolved, as it is sent.
+        folder: run folder.
+        console: where the run's address is shown.
+
+    Raises:
+        UserError: W&B is not installed or cannot be reached.
+    """
+    mode: Mode = "disabled"
+    if cfg.logger.wandb:
+        require_logger("wandb")
+        mode = resolve_mode(cfg)
+    if mode == "disabled" or is_child_rank():
+        yield WandbRun(None, folder)
+        return
+    with (
+        _files_staged_in(folder.root / "wandb"),
+        WandbRun(_open(cfg, config, folder, mode), folder, send_checkpoint=cfg.logger.wandb_checkpoint) as tracked,
+    ):
+        tracked.show_address(console)
+        tracked.log_split()
+        yield tracked
+
+
+@contextmanager
+def _files_staged_in(folder: Path) -> Iterator[None]:
+    """Let artifacts wait for their upload in the run folder rather than in the home folder."""
+    if os.environ.get(_DATA_DIR):
+        yield
+        return
+    os.environ[_DATA_DIR] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[_DATA_DIR]
+
+
+def _open(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, mode: Mode) -> wandb.Run:
+    import wandb
+
+    identity = WandbIdentity.of(cfg, folder)
+    try:
+        run = wandb.init(
+            id=identity.id,
+            project=identity.project,
+            entity=identity.entity,
+            group=identity.group,
+            name=f"{cfg.name}/{folder.root.resolve().name}",
+            tags=list(cfg.logger.wandb_tags) or None,
+            config=dict(config),
+            dir=folder.root,
+            mode=mode,
+            resume="allow",
+            # The run folder keeps the output; capturing it would disturb the progress line.
+            settings=wandb.Settings(silent=True, console="off", reinit="finish_previous"),
+        )
+    except wandb.Error as error:
+        raise UserError(
+            f"W&B could not start the run: {error}",
+            remedy="use logger.wandb_mode=offline and upload later with wandb sync",
+        ) from error
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run
+
+
+def _predictions_table(path: Path) -> wandb.Table:
+    """Return the first rows of the predictions, test rows before validation rows."""
+    import pyarrow.parquet as pq
+    import wandb
+
+    records = pq.read_table(path).to_pylist()
+    records.sort(key=lambda record: record["split"] != "test")
+    columns = list(records[0]) if records else ["id", "split"]
+    return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in records[:MAX_TABLE_ROWS]])
