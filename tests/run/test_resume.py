@@ -151,6 +151,13 @@ def test_termination_signal_leaves_a_checkpoint(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_signals_are_given_back_after_a_normal_end(make_config: MakeConfig, tmp_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    train(make_config("trainer.max_epochs=1"), tmp_path / "run")
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_auto_finds_the_newest_run_of_the_name(make_config: MakeConfig, tmp_path: Path, whole: Path) -> None:
     first = tmp_path / "runs" / "mine" / "1"
     train(make_config(*EXTRA, "trainer.max_epochs=2", "name=mine", "ckpt=auto"), first)

@@ -162,12 +162,12 @@ class StopOnSignal(Callback):
         if self._agreed is not None and trainer.global_step > 0:
             raise TrainingInterruptedError(self._agreed)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back to whoever had them."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back; the Trainer does the same with those it took before us, right after this."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back before the exception travels on."""
-        self.teardown(trainer, pl_module, "fit")
+        self.on_train_end(trainer, pl_module)
