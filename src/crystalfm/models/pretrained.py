@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,10 +11,11 @@ import torch
 from torch import nn
 
 from crystalfm.contracts import UserError
+from crystalfm.encoders.pretrained import quiet
 from crystalfm.models.settings import check_choice, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 _LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -87,24 +87,6 @@ class PretrainedSettings:
         return asdict(self)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' notes on weights that fusion does not use (the language-modelling head)."""
-    from transformers.utils import logging
-
-    control: Any = logging
-    level = control.get_verbosity()
-    bars = control.is_progress_bar_enabled()
-    control.set_verbosity_error()
-    control.disable_progress_bar()
-    try:
-        yield
-    finally:
-        control.set_verbosity(level)
-        if bars:
-            control.enable_progress_bar()
-
-
 def _check_type(model_type: str | None, asset: str) -> None:
     if model_type not in SUPPORTED_TYPES:
         raise UserError(
@@ -136,7 +118,7 @@ def load_model(folder: Path, *, asset: str, gguf_file: str | None) -> nn.Module:
     if gguf_file is not None and importlib.util.find_spec("gguf") is None:
         raise UserError("reading a GGUF file needs the package gguf", remedy="pip install 'crystalfm[llm]'")
     options = {"gguf_file": gguf_file} if gguf_file is not None else {}
-    with _quiet():
+    with quiet():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
             _check_type(config.model_type, asset)
@@ -171,7 +153,7 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     _check_type(model_type, "checkpoint")
     values |= _NO_VOCABULARY
     builder: Any = AutoModel
-    with _quiet():
+    with quiet():
         model: nn.Module = builder.from_config(AutoConfig.for_model(model_type, **values), attn_implementation="sdpa")
     return model
 
