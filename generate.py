@@ -2,7 +2,7 @@
 
 import sys
 
-from crystalfm.run.task import run_task
+from crystalfm.cli.task import run_task
 
 if __name__ == "__main__":
     sys.exit(run_task("generate"))

@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from crystalfm.cli.inspect_commands import config_keys
 from crystalfm.io.files import write_text
-from crystalfm.run.inspect_commands import config_keys
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
 TASKS = {"train": "python train.py", "evaluate": "python evaluate.py", "predict": "python -m crystalfm.predict"}

@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 
-from crystalfm.run.cli import main
-from crystalfm.run.stamp import is_child_rank
+from crystalfm.cli.main import main
+from crystalfm.run.parallel.stamp import is_child_rank
 
 if __name__ == "__main__":
     code = main()

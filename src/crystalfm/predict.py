@@ -2,7 +2,7 @@
 
 import sys
 
-from crystalfm.run.cli import predict_main as main
+from crystalfm.cli.main import predict_main as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,11 +9,11 @@ import pytest
 from documented import ROOT, Command, commands
 
 from crystalfm.assets.registry import ASSETS
+from crystalfm.cli.main import main
+from crystalfm.cli.predict_command import predict_config
 from crystalfm.config.compose import Composer
 from crystalfm.config.preflight import preflight
 from crystalfm.config.schema import ENTRY_POINTS
-from crystalfm.run.cli import main
-from crystalfm.run.predict_command import predict_config
 
 MOLECULES = (
     "C",

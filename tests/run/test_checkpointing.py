@@ -11,11 +11,17 @@ import pytest
 import torch
 
 from crystalfm.contracts import UserError
-from crystalfm.run.checkpointing import PAYLOAD_KEY, SCHEMA_VERSION, AtomicCheckpointIO, read_checkpoint, require_plain
+from crystalfm.run.checkpoints.checkpointing import (
+    PAYLOAD_KEY,
+    SCHEMA_VERSION,
+    AtomicCheckpointIO,
+    read_checkpoint,
+    require_plain,
+)
 
 KILLED = """
 import os, signal, sys, torch
-from crystalfm.run import checkpointing
+from crystalfm.run.checkpoints import checkpointing
 real = torch.save
 def cut_short(value, stream):
     real(value, stream)

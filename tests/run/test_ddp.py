@@ -22,11 +22,11 @@ from run_helpers import TINY, MakeConfig, last_state, molecules
 
 from crystalfm.contracts import UserError
 from crystalfm.data.sampler import ResumableBatchSampler
-from crystalfm.run import distributed, ranks
+from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.folder import RunFolder
-from crystalfm.run.ranks import LocalRanks, RankError, local_ranks
-from crystalfm.run.resume import ExactResume
-from crystalfm.run.stamp import shared_stamp
+from crystalfm.run.parallel import distributed, ranks
+from crystalfm.run.parallel.ranks import LocalRanks, RankError, local_ranks
+from crystalfm.run.parallel.stamp import shared_stamp
 from crystalfm.run.train import train
 
 RELATIVE_TOLERANCE = 1e-4
@@ -369,7 +369,8 @@ def test_the_cause_of_a_lost_connection_is_the_rank_that_failed(tmp_path: Path) 
 
 def test_a_process_that_waits_for_a_lost_rank_is_ended(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from crystalfm.run import ranks; ranks._GRACE_SECONDS = 0.5;"
+        "import sys, time; from pathlib import Path; from crystalfm.run.parallel import ranks;"
+        "ranks._GRACE_SECONDS = 0.5;"
         "ranks.LocalRanks(2, [sys.executable, '-c', 'raise SystemExit(5)'], Path(sys.argv[1])).start(); time.sleep(60)"
     )
     result = subprocess.run([*python(code), str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
@@ -408,7 +409,7 @@ EXCHANGE = """
 import sys
 import numpy as np, torch, torch.distributed as dist
 from crystalfm.contracts import UserError
-from crystalfm.run import distributed
+from crystalfm.run.parallel import distributed
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=3)
 assert distributed.largest(rank) == 2

@@ -16,14 +16,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from run_helpers import TINY
 
+from crystalfm.cli import jobs
+from crystalfm.cli.multirun import FinishedJob, JobFailure, conclude, finished_jobs
+from crystalfm.cli.task import run_task
 from crystalfm.config import extras
 from crystalfm.config.compose import Composer
 from crystalfm.config.location import conf_folder
 from crystalfm.config.preflight import preflight
 from crystalfm.contracts import UserError
-from crystalfm.run import jobs
-from crystalfm.run.multirun import FinishedJob, JobFailure, conclude, finished_jobs
-from crystalfm.run.task import run_task
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
 PLUGINS = {

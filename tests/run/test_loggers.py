@@ -15,6 +15,7 @@ from rich.console import Console
 from run_helpers import TINY, MakeConfig
 from wandb_records import OfflineRun, offline_runs
 
+from crystalfm.cli.task import run_task
 from crystalfm.config import extras
 from crystalfm.config.compose import Composer
 from crystalfm.config.preflight import preflight
@@ -22,11 +23,17 @@ from crystalfm.contracts import UserError
 from crystalfm.run import network
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.folder import RunFolder
-from crystalfm.run.loggers import build_loggers
-from crystalfm.run.metrics_logger import MetricsTable
-from crystalfm.run.task import run_task
+from crystalfm.run.tracking.loggers import build_loggers
+from crystalfm.run.tracking.metrics_logger import MetricsTable
+from crystalfm.run.tracking.wandb_run import (
+    WandbCurves,
+    WandbIdentity,
+    WandbRun,
+    has_credentials,
+    resolve_mode,
+    wandb_run,
+)
 from crystalfm.run.train import train
-from crystalfm.run.wandb_run import WandbCurves, WandbIdentity, WandbRun, has_credentials, resolve_mode, wandb_run
 
 FAST = ["modalities=[fingerprint]", "logger=wandb"]
 MEAN = ["model=mean", "modalities=auto"]

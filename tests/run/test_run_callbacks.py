@@ -12,7 +12,7 @@ from run_helpers import MakeConfig
 
 from crystalfm.models.llm_fusion import LLMFusion
 from crystalfm.run.callbacks import NonFiniteLossError
-from crystalfm.run.metrics_logger import MetricsTable
+from crystalfm.run.tracking.metrics_logger import MetricsTable
 from crystalfm.run.train import train
 
 

@@ -1,1 +1,1 @@
-"""Train, evaluate and predict: the only room that knows Hydra and the Trainer."""
+"""Train, evaluate and predict: what is done with a composed configuration."""

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from crystalfm.contracts import UserError
-from crystalfm.run.distributed import gather, largest
+from crystalfm.run.parallel.distributed import gather, largest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from torch import Tensor
 
-    from crystalfm.run.resume import ExactResume
+    from crystalfm.run.checkpoints.resume import ExactResume
 
 _SHOWN_IDS = 10
 

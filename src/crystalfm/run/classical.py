@@ -14,8 +14,8 @@ from crystalfm.data.records import represent
 from crystalfm.io.files import atomic_write, write_text
 from crystalfm.models.classical import ClassicalFeatures, ClassicalModel, gather_dense
 from crystalfm.run.build import build_encoders, construct, is_classical
-from crystalfm.run.checkpointing import PAYLOAD_KEY, require_plain
-from crystalfm.run.payload import CLASSICAL, SavedModel, make_payload
+from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, require_plain
+from crystalfm.run.checkpoints.payload import CLASSICAL, SavedModel, make_payload
 from crystalfm.run.results import score_rows
 from crystalfm.run.session import FittedModel, Predict, Session
 

@@ -11,12 +11,12 @@ from crystalfm.contracts import UserError
 from crystalfm.data.records import write_rejected
 from crystalfm.io.files import write_json
 from crystalfm.report.tables import closing_panel, results_table
-from crystalfm.run.console import run_console
+from crystalfm.run.checkpoints.resume_point import split_hash
 from crystalfm.run.folder import RunFolder, find_checkpoint, run_folder_of
-from crystalfm.run.quiet import quiet_lightning
 from crystalfm.run.results import score_rows, write_figures, write_predictions
-from crystalfm.run.resume_point import split_hash
 from crystalfm.run.saved import SavedPredictor
+from crystalfm.run.tracking.console import run_console
+from crystalfm.run.tracking.quiet import quiet_lightning
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,22 +23,22 @@ from crystalfm.models.regression import MONITORED, RegressionModule
 from crystalfm.models.scaling import TargetScaling
 from crystalfm.run.build import build_module, construct
 from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal
-from crystalfm.run.checkpointing import AtomicCheckpointIO, read_checkpoint
-from crystalfm.run.console import TrainingProgress
-from crystalfm.run.distributed import gather_rows
+from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
+from crystalfm.run.checkpoints.payload import NETWORK, SavedModel, make_payload
+from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.folder import BEST_CHECKPOINT, RunFolder
-from crystalfm.run.hardware import (
+from crystalfm.run.parallel.distributed import gather_rows
+from crystalfm.run.parallel.hardware import (
     describe_device,
     local_processes,
     one_device_arguments,
     peak_device_memory_gib,
     trainer_arguments,
 )
-from crystalfm.run.loggers import build_loggers
-from crystalfm.run.metrics_logger import MetricsTable
-from crystalfm.run.payload import NETWORK, SavedModel, make_payload
-from crystalfm.run.resume import ExactResume
 from crystalfm.run.session import FittedModel, Session
+from crystalfm.run.tracking.console import TrainingProgress
+from crystalfm.run.tracking.loggers import build_loggers
+from crystalfm.run.tracking.metrics_logger import MetricsTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,11 +22,11 @@ from crystalfm.data.records import (
     write_rejected,
 )
 from crystalfm.io.files import write_text
-from crystalfm.run.console import run_console
 from crystalfm.run.folder import find_checkpoint
 from crystalfm.run.prepare import only_test
-from crystalfm.run.quiet import quiet_lightning
 from crystalfm.run.saved import SavedPredictor
+from crystalfm.run.tracking.console import run_console
+from crystalfm.run.tracking.quiet import quiet_lightning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

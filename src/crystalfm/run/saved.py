@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from crystalfm.run.build import asset_store, construct
-from crystalfm.run.payload import CLASSICAL, SavedModel, read_model
+from crystalfm.run.checkpoints.payload import CLASSICAL, SavedModel, read_model
 from crystalfm.run.prepare import PreparedData, featurize, prepare_data
 
 if TYPE_CHECKING:

@@ -16,17 +16,17 @@ from crystalfm.report.facts import RunFacts
 from crystalfm.report.summary import Outcome, build_summary
 from crystalfm.report.tables import closing_panel, next_steps, results_table, shown_path, start_table
 from crystalfm.run.build import asset_store, construct, is_classical
+from crystalfm.run.checkpoints.resume_point import ResumePoint, find_resume
 from crystalfm.run.classical import ClassicalSession, baseline_nodes, score_baselines
-from crystalfm.run.console import run_console
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.parallel.ranks import follow_parent, local_ranks, quoted
+from crystalfm.run.parallel.stamp import is_child_rank
 from crystalfm.run.prepare import PreparedData, prepare_data
-from crystalfm.run.quiet import quiet_lightning
-from crystalfm.run.ranks import follow_parent, local_ranks, quoted
 from crystalfm.run.results import score_rows, write_figures, write_predictions
-from crystalfm.run.resume_point import ResumePoint, find_resume
 from crystalfm.run.session import FittedModel, Session, outcome_arguments
-from crystalfm.run.stamp import is_child_rank
-from crystalfm.run.wandb_run import wandb_run
+from crystalfm.run.tracking.console import run_console
+from crystalfm.run.tracking.quiet import quiet_lightning
+from crystalfm.run.tracking.wandb_run import wandb_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,9 +16,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, read_write
 from rich.console import Console
 
+from crystalfm.cli.multirun import JobFailure
 from crystalfm.config.extras import accept_own_launchers
-from crystalfm.run.multirun import JobFailure
-from crystalfm.run.stamp import is_child_rank, register_resolvers
+from crystalfm.run.parallel.stamp import is_child_rank, register_resolvers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import crystalfm
 from crystalfm.contracts import TargetSpec
 from crystalfm.models.scaling import TargetScaling
-from crystalfm.run.checkpointing import PAYLOAD_KEY, SCHEMA_VERSION, read_checkpoint
-from crystalfm.run.resume_point import split_hash
+from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, SCHEMA_VERSION, read_checkpoint
+from crystalfm.run.checkpoints.resume_point import split_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

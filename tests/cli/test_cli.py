@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from crystalfm.cli import main as cli
+from crystalfm.cli import predict_command
+from crystalfm.cli.jobs import objective
+from crystalfm.cli.task import run_task
 from crystalfm.config.location import conf_folder
 from crystalfm.contracts import UserError
-from crystalfm.run import cli, predict_command, stamp
-from crystalfm.run.jobs import objective
-from crystalfm.run.task import run_task
+from crystalfm.run.parallel import stamp
 
 REPOSITORY = conf_folder().parent
 STAMP = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}"
@@ -73,7 +75,7 @@ def test_a_run_has_a_folder_of_its_own(task, tmp_path, capsys):
 
 def test_runs_of_the_same_second_never_share_a_folder(task, monkeypatch):
     stamps = iter(["2026-01-31_12-00-00_000001"] * 2 + ["2026-01-31_12-00-00_000002"] * 9)
-    monkeypatch.setattr("crystalfm.run.task.new_stamp", lambda: monkeypatch.setenv(stamp.STAMP_VARIABLE, next(stamps)))
+    monkeypatch.setattr("crystalfm.cli.task.new_stamp", lambda: monkeypatch.setenv(stamp.STAMP_VARIABLE, next(stamps)))
     assert run_task("train", []) == 0
     assert run_task("train", []) == 0
     assert [folder.name[-1] for folder in task.folders] == ["1", "2"]
@@ -407,7 +409,7 @@ def test_scripts_end_with_exit_code_two(tmp_path):
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_are_fast_and_load_no_torch(tmp_path, arguments):
     code = (
-        "import sys, time; start = time.process_time(); from crystalfm.run.task import run_task;"
+        "import sys, time; start = time.process_time(); from crystalfm.cli.task import run_task;"
         f"code = run_task('train', {arguments!r}); seconds = time.process_time() - start;"
         "heavy = [name for name in ('torch', 'lightning', 'pandas', 'rdkit', 'numpy') if name in sys.modules];"
         "print(code, seconds, heavy, file=sys.stderr)"

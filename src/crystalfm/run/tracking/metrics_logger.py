@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger
 
 from crystalfm.io.files import write_text
-from crystalfm.run.stamp import is_child_rank
+from crystalfm.run.parallel.stamp import is_child_rank
 
 if TYPE_CHECKING:
     from pathlib import Path

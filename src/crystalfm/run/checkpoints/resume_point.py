@@ -100,7 +100,7 @@ def find_resume(cfg: DictConfig, config: Mapping[str, Any]) -> ResumePoint | Non
         UserError: no checkpoint where one was asked for, it holds no training state, or a key changed that
             would change the training.
     """
-    from crystalfm.run.checkpointing import PAYLOAD_KEY, read_checkpoint
+    from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, read_checkpoint
 
     path = resume_location(cfg.ckpt, Path(cfg.paths.runs), cfg.name)
     if path is None:

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from crystalfm.contracts import UserError
-from crystalfm.run.distributed import gather, require_same
+from crystalfm.run.parallel.distributed import gather, require_same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

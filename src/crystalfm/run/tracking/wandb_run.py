@@ -23,7 +23,7 @@ from crystalfm.config.extras import require_logger
 from crystalfm.contracts import UserError
 from crystalfm.io.files import write_json
 from crystalfm.run.callbacks import TrainingInterruptedError
-from crystalfm.run.stamp import is_child_rank
+from crystalfm.run.parallel.stamp import is_child_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"crystalfm {__version__}\n")
         return 0
-    from crystalfm.run.task import guarded
+    from crystalfm.cli.task import guarded
 
     return guarded(lambda: _dispatch(arguments[0], arguments[1:]))
 
@@ -64,7 +64,7 @@ def _dispatch(name: str, rest: list[str]) -> int:
 
 def _task(name: str) -> Callable[[list[str]], int]:
     def command(rest: list[str]) -> int:
-        from crystalfm.run.task import run_task
+        from crystalfm.cli.task import run_task
 
         return run_task(name, rest, command=[name])
 
@@ -72,15 +72,15 @@ def _task(name: str) -> Callable[[list[str]], int]:
 
 
 def predict_main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m crystalfm.predict``; see ``crystalfm.run.predict_command``."""
-    from crystalfm.run.task import guarded
+    """Run ``python -m crystalfm.predict``; see ``crystalfm.cli.predict_command``."""
+    from crystalfm.cli.task import guarded
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _predict(arguments))
 
 
 def _predict(rest: list[str]) -> int:
-    from crystalfm.run.predict_command import run_predict
+    from crystalfm.cli.predict_command import run_predict
 
     return run_predict(rest)
 
@@ -92,13 +92,13 @@ def _fetch(rest: list[str]) -> int:
 
 
 def _data(rest: list[str]) -> int:
-    from crystalfm.run.inspect_commands import data_command
+    from crystalfm.cli.inspect_commands import data_command
 
     return data_command(rest)
 
 
 def _config(rest: list[str]) -> int:
-    from crystalfm.run.inspect_commands import config_command
+    from crystalfm.cli.inspect_commands import config_command
 
     return config_command(rest)
 

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from crystalfm.contracts import UserError
-from crystalfm.run.distributed import disconnect, lost_contact
+from crystalfm.run.parallel.distributed import disconnect, lost_contact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

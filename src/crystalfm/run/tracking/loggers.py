@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from crystalfm.run.folder import RunFolder
-    from crystalfm.run.metrics_logger import MetricsTable
+    from crystalfm.run.tracking.metrics_logger import MetricsTable
 
 
 def build_loggers(cfg: DictConfig, folder: RunFolder, table: MetricsTable) -> list[Logger]:
@@ -32,7 +32,7 @@ def build_loggers(cfg: DictConfig, folder: RunFolder, table: MetricsTable) -> li
 
         loggers.append(TensorBoardLogger(folder.root, name="tensorboard", version=""))
     if cfg.logger.wandb:
-        from crystalfm.run.wandb_run import WandbCurves
+        from crystalfm.run.tracking.wandb_run import WandbCurves
 
         loggers.append(WandbCurves())
     return loggers

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from crystalfm.run.stamp import is_child_rank
+from crystalfm.run.parallel.stamp import is_child_rank
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer

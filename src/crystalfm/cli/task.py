@@ -13,13 +13,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from rich.console import Console
 
+from crystalfm.cli.jobs import Job, JobStopped
+from crystalfm.cli.multirun import conclude, finished_jobs
 from crystalfm.config.compose import Composer, message_of
 from crystalfm.config.preflight import preflight
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
 from crystalfm.contracts import UserError
-from crystalfm.run.jobs import Job, JobStopped
-from crystalfm.run.multirun import conclude, finished_jobs
-from crystalfm.run.stamp import begin_run, is_child_rank, new_stamp, shared_stamp
+from crystalfm.run.parallel.stamp import begin_run, is_child_rank, new_stamp, shared_stamp
 
 if TYPE_CHECKING:
     import argparse
@@ -173,7 +173,7 @@ def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig,
 
 
 def _resumed_folder(cfg: DictConfig) -> Path | None:
-    from crystalfm.run.resume_point import resume_location
+    from crystalfm.run.checkpoints.resume_point import resume_location
 
     checkpoint = resume_location(cfg.ckpt, Path(cfg.paths.runs).expanduser(), cfg.name)
     return None if checkpoint is None else checkpoint.resolve().parent.parent

@@ -1,0 +1,1 @@
+"""The command line: one process a job, exit codes, multiruns, and the small commands."""

@@ -1,0 +1,1 @@
+"""Many processes: ranks, what they agree on, and the hardware they run on."""
