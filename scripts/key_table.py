@@ -21,10 +21,12 @@ group. `crystalfm config keys` shows the same in a terminal; the files in `conf/
 """
 
 
-def table(task: str) -> str:
-    """Return the keys of one command as a Markdown table."""
+def table(task: str, start: str = "") -> str:
+    """Return the keys of one command, or those with one start, as a Markdown table."""
     lines = ["| key | type | default |", "|---|---|---|"]
     for key, kind, default in config_keys(task):
+        if not key.startswith(start):
+            continue
         cells = [text.replace("|", "\\|") for text in (key, kind, default)]
         lines.append("| " + " | ".join(f"`{cell}`" if cell else "" for cell in cells) + " |")
     return "\n".join(lines)
@@ -36,6 +38,7 @@ def page() -> str:
         os.environ.pop(variable, None)
     parts = ["# Every key\n", INTRODUCTION]
     parts += [f"## `{command}`\n\n{table(task)}\n" for task, command in TASKS.items()]
+    parts.append(f"## `crystalfm bench`\n\nThose of `python train.py`, and:\n\n{table('bench', 'bench.')}\n")
     return "\n".join(parts)
 
 

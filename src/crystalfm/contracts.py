@@ -79,6 +79,8 @@ MODALITIES: Mapping[str, ModalitySpec] = {
         ModalitySpec("smiles", "smiles", "SMILES string as given by the data set"),
         ModalitySpec("selfies", "smiles", "SELFIES string made from the SMILES"),
         ModalitySpec("fingerprint", "smiles", "Morgan fingerprint of the molecule"),
+        ModalitySpec("molecular_graph", "smiles", "atoms of the molecule and how each two are related"),
+        ModalitySpec("crystal_graph", "structure", "atoms of the crystal, their neighbours and the angles between"),
         ModalitySpec("description", "description", "text that describes the material or molecule"),
     )
 }
@@ -166,7 +168,8 @@ class BatchKey:
 
     Attributes:
         pattern: key, with ``{m}`` for a modality name.
-        shape: shape with symbols B (rows), T (targets), L (tokens), D (vector width), W (packed bytes).
+        shape: shape with symbols B (rows), T (targets; of triplets: their number), L (tokens or atoms), D (vector
+            width), W (packed bytes), F (features of an atom), A (atoms of the batch), E (edges of the batch).
         dtype: torch dtype name.
         unit: physical unit or what the numbers mean.
     """
@@ -184,8 +187,18 @@ BATCH_KEYS: tuple[BatchKey, ...] = (
     BatchKey("{m}.present", "(B,)", "bool", "true where the row has this modality"),
     BatchKey("{m}.embedding", "(B, D)", "float32", "output of a frozen encoder, from the cache"),
     BatchKey("{m}.tokens", "(B, L)", "int64", "token ids, padded on the right"),
-    BatchKey("{m}.mask", "(B, L)", "bool", "true on real tokens"),
+    BatchKey("{m}.mask", "(B, L)", "bool", "true on real tokens or atoms"),
     BatchKey("{m}.bits", "(B, W)", "uint8", "fingerprint bits, eight to a byte, most significant first"),
+    BatchKey("{m}.atoms", "(B, L, F)", "uint8", "features of each atom, see chem.molecular_graph.ATOM_FEATURES"),
+    BatchKey("{m}.relations", "(B, L, L)", "uint8", "how two atoms are related, see chem.molecular_graph"),
+    BatchKey("{m}.atomic_numbers", "(A,)", "int64", "atomic number of each atom, crystals one after another"),
+    BatchKey("{m}.num_atoms", "(B,)", "int64", "atoms of each row; 0 where the modality is absent"),
+    BatchKey("{m}.edge_source", "(E,)", "int64", "atom at which each edge starts, counted over the batch"),
+    BatchKey("{m}.edge_target", "(E,)", "int64", "atom to an image of which it leads; ascending"),
+    BatchKey("{m}.edge_vector", "(E, 3)", "float32", "angstrom, from the source to the target's image"),
+    BatchKey("{m}.num_edges", "(B,)", "int64", "edges of each row"),
+    BatchKey("{m}.triplet_first", "(T,)", "int64", "edge u → v of each pair of edges u → v, v → w of the line graph"),
+    BatchKey("{m}.triplet_second", "(T,)", "int64", "edge v → w of each pair; ascending"),
 )
 """The registry of batch tensors: no other key may appear in a batch."""
 

@@ -140,3 +140,10 @@ def test_module_runs_as_a_command(tmp_path):
     assert done.returncode == 2
     assert "unknown asset 'nonsense'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_list_tells_source_archives_from_wheels(capsys, tmp_path):
+    assert cli.main(["list", "--cache", str(tmp_path)]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert " sdist " in rows["jarvis_sample"]
+    assert " wheel " in rows["qm9"]

@@ -132,3 +132,24 @@ def test_mirror_works_where_the_cache_cannot_be_written(tmp_path, hub_asset):
     (tmp_path / "cache").write_text("a file where the folder should be")
     fetched = AssetStore(tmp_path / "cache", tmp_path / "mirror", assets={"tiny": hub_asset}).fetch("tiny")
     assert fetched.folder == tmp_path / "mirror/tiny"
+
+
+def test_files_without_checksum_may_be_compressed_in_a_mirror(tmp_path, url_table, content):
+    loose = {"name": "notes.csv"}
+    asset = read_asset("tiny", url_table | {"files": [*url_table["files"], loose]})
+    folder = fill(tmp_path / "mirror/tiny", {"data.bin": content, "notes.csv.gz": b"packed"})
+    store = AssetStore(tmp_path / "cache", tmp_path / "mirror", True, assets={"tiny": asset})
+    assert store.fetch("tiny").folder == folder
+    assert store.verify("tiny") == []
+    before = store.fetch("tiny").sha256
+    (folder / "notes.csv.gz").write_bytes(b"other content")
+    assert store.fetch("tiny").sha256 != before
+    (folder / "notes.csv.gz").unlink()
+    assert not store.is_cached("tiny")
+
+
+def test_pinned_files_keep_their_names_in_a_mirror(tmp_path, url_asset, content):
+    fill(tmp_path / "mirror/tiny", {"data.bin.gz": content})
+    store = AssetStore(tmp_path / "cache", tmp_path / "mirror", True, assets={"tiny": url_asset})
+    with pytest.raises(UserError, match=r"lacks data\.bin"):
+        store.fetch("tiny")

@@ -6,12 +6,14 @@ import re
 
 import pytest
 
-from crystalfm.assets.places import HubPlace, MirrorPlace, WheelPlace, is_weight_file, wanted_hub_files
+from crystalfm.assets.places import HubPlace, MirrorPlace, UrlPlace, WheelPlace, is_weight_file, wanted_hub_files
 from crystalfm.assets.registry import ASSETS, is_safe_name, read_asset
 
 EXPECTED = {
     "qm9", "qm9_moleculenet", "chebi20", "minilm", "rxnfp", "smollm2_135m", "chemberta", "selfies_ted",
-    "gpt2", "gpt2_large", "bert", "matbert", "llama2_7b", "llama3_8b",
+    "gpt2", "gpt2_large", "bert", "matbert", "llama2_7b", "llama3_8b", "mp_20", "perov_5", "perov_5_parquet",
+    "carbon_24", "carbon_24_parquet", "jarvis_dft_3d_2022", "jarvis_dft_3d_2021", "jarvis_dft_3d_subset",
+    "jarvis_hybrid_splits", "jarvis_sample",
 }  # fmt: skip
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -46,6 +48,25 @@ def test_wheel_assets_are_pinned(name: str) -> None:
     assert f"-{wheel.version}-" in wheel.filename
     assert asset.is_pinned
     assert asset.approx_bytes == sum(file.size or 0 for file in asset.files)
+
+
+def test_sample_of_jarvis_is_pinned_in_a_source_archive() -> None:
+    asset = ASSETS["jarvis_sample"]
+    place = asset.wheel
+    assert isinstance(place, WheelPlace)
+    assert place.is_source
+    assert place.label == "sdist alignn==2026.8.11"
+    assert place.filename == f"{place.distribution}-{place.version}.tar.gz"
+    assert asset.is_pinned
+    assert len(asset.files) == 71
+
+
+def test_addresses_may_have_names_of_their_own() -> None:
+    places = [place for place in ASSETS["jarvis_dft_3d_2022"].places if isinstance(place, UrlPlace)]
+    assert [place.url("jdft_3d-12-12-2022.json.zip") for place in places] == [
+        "https://ndownloader.figshare.com/files/38521619"
+    ]
+    assert UrlPlace("https://example.org/", ("a.csv",)).url("a.csv") == "https://example.org/a.csv"
 
 
 def test_no_pickled_settings_are_taken_from_wheels() -> None:

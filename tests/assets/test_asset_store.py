@@ -289,3 +289,12 @@ def test_waiting_for_another_process_is_shown(store, url_asset):
     thread.join(10)
     assert "another process is fetching it" in shown[0]
     assert waiting.is_cached("tiny")
+
+
+def test_address_may_call_a_file_something_else(tmp_path, server, url_table, content):
+    server.files["/files/38521619"] = content
+    url = {"base": f"{server.base}files/", "remote_names": {"data.bin": "38521619"}}
+    asset = read_asset("tiny", url_table | {"url": url})
+    fetched = AssetStore(tmp_path / "cache", assets={"tiny": asset}).fetch("tiny")
+    assert (fetched.folder / "data.bin").read_bytes() == content
+    assert server.asked == ["/files/38521619"]

@@ -107,5 +107,5 @@ def test_data_spec_of_a_table_reads_only_the_header(tmp_path):
         "description_column": "text",
     }
     found = data_spec(OmegaConf.create(node))
-    assert found.modalities == ("smiles", "selfies", "fingerprint", "description")
+    assert found.modalities == ("smiles", "selfies", "fingerprint", "molecular_graph", "description")
     assert found.targets == (TargetSpec("gap", "eV"),)

@@ -25,6 +25,12 @@ def options(group):
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
+def fitting_data(composer, model):
+    """The default data set are molecules; a model of crystals alone needs another."""
+    needs = composer.catalog.node("model", model)["requires"]
+    return ["data=mp"] if needs["modalities"] == ["crystal_graph"] else []
+
+
 def test_every_group_has_a_default_that_is_clean(composer):
     cfg = preflight(composer, [])[0]
     assert (cfg.model.name, cfg.data.name, cfg.llm.name) == ("llm_fusion", "qm9", "tiny")
@@ -33,7 +39,8 @@ def test_every_group_has_a_default_that_is_clean(composer):
 
 @pytest.mark.parametrize(("group", "option"), [(group, name) for group in GROUPS for name in options(group)])
 def test_every_option_is_clean(composer, group, option):
-    cfg = preflight(composer, [f"{group}={option}"])[0]
+    data = fitting_data(composer, option) if group == "model" else []
+    cfg = preflight(composer, [f"{group}={option}", *data])[0]
     if group in {"model", "llm"}:
         assert cfg[group].name == option
 
@@ -70,7 +77,7 @@ def test_every_experiment_is_clean_with_every_debug(composer, experiment, debug)
 
 def test_models_go_with_encoders_and_llms(composer):
     for model, llm in itertools.product(options("model"), ("tiny", "gpt2")):
-        preflight(composer, [f"model={model}", f"llm={llm}"])
+        preflight(composer, [f"model={model}", f"llm={llm}", *fitting_data(composer, model)])
 
 
 @pytest.mark.parametrize("task", ["evaluate", "predict", "generate"])

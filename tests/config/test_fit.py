@@ -38,8 +38,9 @@ def two_gpus(monkeypatch):
 
 def test_description_of_qm9_names_what_fits(composer):
     problem = check(composer, "model=llm_fusion", "data=qm9", "modalities=[description]")["modalities"]
-    assert problem.message == "data set 'qm9' has no description (it provides: smiles, selfies, fingerprint)"
-    assert "modalities that fit: smiles, selfies, fingerprint" in problem.remedy
+    provided = "smiles, selfies, fingerprint, molecular_graph"
+    assert problem.message == f"data set 'qm9' has no description (it provides: {provided})"
+    assert f"modalities that fit: {provided}" in problem.remedy
     assert (
         "data sets with description: chebi (data=chebi), csv (data=csv data.description_column=...)" in problem.remedy
     )

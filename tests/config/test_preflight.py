@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from crystalfm.config import compose
+from crystalfm.config import sweeps
 from crystalfm.config.compose import Composer, plain_tree
 from crystalfm.config.preflight import check_config, preflight
 from crystalfm.config.problems import ConfigError, Problem, suggestion, unique
@@ -257,8 +257,9 @@ def test_jobs_that_a_file_asks_for(user):
     assert [(cfg.seed, cfg.trainer.max_epochs) for cfg in configs] == [(5, 3), (5, 4)]
 
 
-def test_continuous_sweeps_are_left_to_their_sweeper(composer):
-    assert len(preflight(composer, ["optimizer.lr=interval(0.1,0.2)", "seed=1,2"], multirun=True)) == 2
+def test_an_interval_needs_a_search(composer):
+    problem = one_problem(composer, "optimizer.lr=interval(0.1,0.2)", "seed=1,2", multirun=True)
+    assert "hydra/sweeper=optuna (pip install 'crystalfm[optuna]')" in problem.remedy
 
 
 def test_launcher_that_is_not_installed(composer):
@@ -273,7 +274,7 @@ def test_wrong_option_in_a_sweep(composer):
 
 
 def test_number_of_checked_jobs_is_bounded(composer, monkeypatch):
-    monkeypatch.setattr(compose, "MAX_JOBS", 3)
+    monkeypatch.setattr(sweeps, "MAX_JOBS", 3)
     assert len(preflight(composer, ["seed=range(0,10)"], multirun=True)) == 3
 
 

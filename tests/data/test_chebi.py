@@ -61,7 +61,7 @@ def store(tmp_path, folder):
 
 def test_spec_offers_every_modality_of_the_paper():
     spec = ChEBI20().spec()
-    assert set(spec.modalities) == {"smiles", "selfies", "fingerprint", "description"}
+    assert set(spec.modalities) == {"smiles", "selfies", "fingerprint", "molecular_graph", "description"}
     assert [(target.name, target.unit) for target in spec.targets] == [("logp", "1"), ("qed", "1")]
 
 

@@ -37,7 +37,7 @@ def test_ids_fields_targets_and_units(small):
     np.testing.assert_array_equal(table.targets, [[0.1, 1.5], [np.nan, 2.5], [np.nan, -0.03]])
     assert [(spec.name, spec.unit) for spec in table.target_specs] == [("dipole", "1"), ("gap", "eV")]
     assert table.groups[0] == table.groups[1] != table.groups[2]
-    assert table.spec.modalities == ("smiles", "selfies", "fingerprint", "description")
+    assert table.spec.modalities == ("smiles", "selfies", "fingerprint", "molecular_graph", "description")
     assert table.rejected == []
 
 

@@ -71,7 +71,7 @@ def test_spec_names_targets_with_units_and_reads_nothing():
     assert units["mu"] == "debye"
     assert units["cv"] == "cal/(mol K)"
     assert spec.default_targets == ("homo", "lumo", "gap")
-    assert spec.modalities == ("smiles", "selfies", "fingerprint")
+    assert spec.modalities == ("smiles", "selfies", "fingerprint", "molecular_graph")
 
 
 def test_both_layouts_give_the_same_records(tmp_path):

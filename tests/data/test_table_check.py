@@ -45,7 +45,7 @@ def test_report_counts_what_training_would_use(path):
     assert (gap.known, gap.missing, gap.lowest, gap.mean, gap.highest) == (4, 0, 0.5, 2.25, 4.5)
     assert (dipole.known, dipole.missing, dipole.mean) == (3, 1, 0.5)
     modalities = {item.name: (item.available, [r.id for r in item.impossible]) for item in report.modalities}
-    assert modalities == {"smiles": (4, []), "selfies": (3, ["d"]), "fingerprint": (4, [])}
+    assert modalities == {"smiles": (4, []), "selfies": (3, ["d"]), "fingerprint": (4, []), "molecular_graph": (4, [])}
 
 
 def test_report_agrees_with_training(path):

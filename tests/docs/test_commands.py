@@ -1,5 +1,6 @@
 """Every command on a page is understood; those that need no downloaded weights run, made small."""
 
+import json
 import re
 import shutil
 import tomllib
@@ -37,7 +38,9 @@ SHRINK = (
     "trainer.num_threads=1", "callbacks.progress_bar=false", "paths.cache=cache",
 )  # fmt: skip
 SMALL_TABLE = ("data=csv", "data.path=molecules.csv", "data.smiles_column=smiles")
-NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp|chebi|launcher=submitit")
+CRYSTAL_DATA = {f"data={name}" for name in ("mp", "jarvis", "perov5", "carbon24", "folder")}
+SMALL_CRYSTALS = ("data=folder", "data.path=crystals.jsonl", "data.targets=[y]")
+NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp|fsdp|chebi|launcher=submitit")
 DOCUMENTED = commands()
 TRAININGS = [c for c in DOCUMENTED if c.program == "train" and not {"--help", "--cfg"} & set(c.words)]
 
@@ -52,11 +55,23 @@ def write_molecules(folder):
     (folder / "molecules.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_crystals(folder):
+    """Forty cubes of two atoms, as JARVIS writes them, with a number each."""
+    edges = [4 + 0.07 * row for row in range(40)]
+    atoms = [
+        {"lattice_mat": [[a, 0, 0], [0, a, 0], [0, 0, a]], "coords": [[0, 0, 0], [0.5] * 3], "elements": ["Na", "Cl"]}
+        for a in edges
+    ]
+    lines = [json.dumps({"atoms": cell, "y": 3 * a}) for cell, a in zip(atoms, edges, strict=True)]
+    (folder / "crystals.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
     """A folder with what the commands name: a table, a mirror, and a run where one has been made."""
     monkeypatch.chdir(tmp_path)
     write_molecules(tmp_path)
+    write_crystals(tmp_path)
     (tmp_path / "mirror").mkdir()
     return tmp_path
 
@@ -75,6 +90,9 @@ def finished_run(tmp_path_factory):
 
 def shrunk(arguments):
     """The same training on a small table, with as much as possible taken from the command."""
+    if CRYSTAL_DATA & set(arguments):
+        kept = [word for word in arguments if not word.startswith("data")]
+        return [*kept, *SMALL_CRYSTALS, *(word for word in SHRINK if not word.startswith("data.limit"))]
     kept = [
         word for word in arguments if not word.startswith(("data=", "data.path=", "data.smiles_column=", "data.limit="))
     ]
@@ -152,6 +170,7 @@ def check_console(command, workplace):
 CHECKS = {
     "train": check_composed,
     "evaluate": check_composed,
+    "bench": check_composed,
     "predict": check_predict,
     "fetch": check_fetch,
     "make": check_make,
@@ -182,6 +201,20 @@ def test_training_runs(command, workplace, request):
     assert main(["train", *shrunk(words)]) == 0
     summaries = list(workplace.glob("runs/**/summary.json"))
     assert summaries
+
+
+BENCHES = [c for c in DOCUMENTED if c.program == "bench"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", BENCHES, ids=lambda command: command.line)
+def test_bench_runs(command, workplace):
+    kept = [word for word in command.arguments if not word.startswith(("bench.steps=", "bench.warm", "bench.proc"))]
+    small = ["bench.steps=2", "bench.warmup=1", "bench.processes=[1]"]
+    assert main(["bench", *shrunk(kept), *small]) == 0
+    named = [Path(word.partition("=")[2]) for word in kept if word.startswith("bench.output=")]
+    (results,) = named or workplace.glob("runs/bench/*/bench.json")
+    assert '"rows_per_second"' in results.read_text(encoding="utf-8")
 
 
 def test_evaluation_runs(workplace, finished_run):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from run_helpers import TINY
 
 from crystalfm.cli import jobs
-from crystalfm.cli.multirun import FinishedJob, JobFailure, conclude, finished_jobs
+from crystalfm.cli.multirun import FailedJobError, FinishedJob, JobFailure, conclude, finished_jobs
 from crystalfm.cli.task import run_task
 from crystalfm.config import extras
 from crystalfm.config.compose import Composer
@@ -62,7 +62,7 @@ def test_every_job_has_a_folder_and_a_result(multirun: Any, capsys: pytest.Captu
     shown = capsys.readouterr().out
     for folder in folders:
         loss = json.loads((folder / "summary.json").read_text())["validation"]["loss"]
-        assert f"val/loss {loss:.4g}" in shown
+        assert f" {loss:#.4g} ".replace(". ", " ") in shown
         assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
@@ -108,6 +108,7 @@ def run_job(monkeypatch: pytest.MonkeyPatch, error: Exception, **hydra_node: Any
         "job": {"num": 0},
         "runtime": {"output_dir": "x"},
         "run": {"dir": "x"},
+        "sweep": {"dir": "sweep"},
     }
     monkeypatch.setattr(jobs.HydraConfig, "get", lambda: OmegaConf.create(tree))
     monkeypatch.setattr(jobs.sys, "argv", ["train.py"])
@@ -128,8 +129,10 @@ def test_any_exception_travels_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_sweepers_and_this_process_get_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError):
-        run_job(monkeypatch, UserError("no"), sweeper="x.OptunaSweeper")
+    with pytest.raises(FailedJobError) as told:
+        run_job(monkeypatch, FickleError("no", lambda: None), sweeper="x.OptunaSweeper")
+    error = cloudpickle.loads(cloudpickle.dumps(told.value))
+    assert (str(error), error.failure.exit_code) == ("FickleError: no", 1)
     for here in ({"launcher": "x.BasicLauncher"}, {"mode": "RUN"}):
         with pytest.raises(jobs.JobStopped) as caught:
             run_job(monkeypatch, UserError("no"), **here)
@@ -146,7 +149,8 @@ def test_exit_code_of_a_multirun(capsys: pytest.CaptureFixture[str]) -> None:
 
     mistake, bug = JobFailure.of(UserError("no", remedy="yes")), JobFailure.of(ValueError("oh"))
     assert (code(), code(0.5, {"test/mae": 1.0}, None)) == (0, 0)
-    assert "test/mae 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("multirun, 3 jobs", "val/loss", "0.5000", "test/mae", "1.000"))
     assert (code(0.5, mistake), code(bug, 0.5), code(mistake, bug)) == (2, 1, 1)
     assert code(JobFailure.of(StoppedError("stopped"))) == 143
     err = capsys.readouterr().err
@@ -199,3 +203,12 @@ def test_a_launcher_that_is_installed_is_no_problem() -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     with Composer("train") as composer:
         assert len(preflight(composer, ["hydra/launcher=joblib", "seed=1,2"], multirun=True)) == 2
+
+
+def test_a_warning_before_the_start_of_a_job_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5"]
+    assert run_task("train", ["-m", *launcher, "seed=1,2"]) == UserError.exit_code
+    assert "hydra.launcher.signal_delay_s" in capsys.readouterr().err
+    with Composer("train") as composer:
+        assert len(preflight(composer, [*launcher, "hydra.launcher.signal_delay_s=60"], multirun=True)) == 1

@@ -46,6 +46,8 @@ def _own_account(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("API_KEY", "MODE", "BASE_URL", "DATA_DIR", "RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.delenv("NETRC", raising=False)
+    # W&B's own telemetry would try to reach the network, also in the tests that follow.
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
 
 
 def digest(path: Path) -> str:

@@ -93,7 +93,8 @@ def test_a_run_without_training_texts_says_so_and_works_alone(
     assert "description (no training row has it)" in capsys.readouterr().out
     summary = json.loads((run / "summary.json").read_text())
     assert summary["data"]["split_sizes"] == {"train": 30, "val": 12, "test": 8}
-    assert [item["modality"] for item in summary["model"]["encoders"]] == ["smiles", "selfies", "fingerprint"]
+    modalities = [item["modality"] for item in summary["model"]["encoders"]]
+    assert modalities == ["smiles", "selfies", "fingerprint", "molecular_graph"]
     score = summary["metrics"]["test"]["llm_fusion"]["logp"]
     assert score["mse"] == pytest.approx(score["rmse"] ** 2)
     again = evaluate(make_config(f"ckpt={run}", config="evaluate", tiny=False), tmp_path / "e")

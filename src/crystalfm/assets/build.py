@@ -111,7 +111,7 @@ class Builder:
         for file in self._asset.files:
             if file.name not in place.files:
                 continue
-            url = place.base + file.name
+            url = place.url(file.name)
             record = download(
                 url,
                 folder / file.name,

@@ -157,6 +157,8 @@ def _size(asset: Asset) -> str:
 def _origin(asset: Asset) -> str:
     kinds: dict[type[Place], str] = {UrlPlace: "address", WheelPlace: "wheel", HubPlace: "Hugging Face"}
     words = [kinds[type(place)] for place in asset.places if type(place) in kinds]
+    if asset.wheel is not None and asset.wheel.is_source:
+        words[words.index("wheel")] = "sdist"
     if asset.hub is not None and asset.hub.gated:
         words.append("needs HF_TOKEN")
     text = ", ".join(words) or "mirror only"

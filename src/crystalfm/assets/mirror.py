@@ -14,7 +14,7 @@ from crystalfm.contracts import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from crystalfm.assets.registry import Asset
+    from crystalfm.assets.registry import Asset, AssetFile
 
 WHEELS = "wheels"
 """Folder below the mirror in which wheel files may lie."""
@@ -87,14 +87,23 @@ class Mirror:
 
 def _contents(asset: Asset, folder: Path) -> tuple[list[str], list[str]]:
     """Return the asset's files that lie in ``folder``, and what is lacking."""
-    lacking = [file.name for file in asset.required if not (folder / file.name).is_file()]
+    there = {file.name: _name_in(folder, file) for file in asset.files}
+    lacking = [file.name for file in asset.required if there[file.name] is None]
     if asset.hub is None:
-        return [file.name for file in asset.files if (folder / file.name).is_file()], lacking
+        return [name for name in there.values() if name is not None], lacking
     with os.scandir(folder) as entries:
         names = wanted_hub_files(entry.name for entry in entries if entry.is_file())
     if not any(map(is_weight_file, names)):
         lacking.append("weights (*.safetensors or pytorch_model.bin)")
     return names, lacking
+
+
+def _name_in(folder: Path, file: AssetFile) -> str | None:
+    """Return the name under which a file lies in ``folder``: its own or, where it is not pinned, with ``.gz``."""
+    if (folder / file.name).is_file():
+        return file.name
+    compressed = f"{file.name}.gz"
+    return compressed if file.sha256 is None and (folder / compressed).is_file() else None
 
 
 def checked_records(asset: Asset, copy: MirrorCopy, memo_root: Path, *, fresh: bool = False) -> dict[str, FileRecord]:

@@ -5,12 +5,12 @@ The order in which the store tries them is mirror, public address, wheel, Huggin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 HUB_FILES = (
     "config.json",
@@ -57,10 +57,16 @@ class UrlPlace:
     Attributes:
         base: address that a file's name is appended to; ends with a slash.
         files: the asset's files on offer here.
+        remote_names: what the address calls a file, where that is not the file's name.
     """
 
     base: str
     files: tuple[str, ...]
+    remote_names: Mapping[str, str] = field(default_factory=dict)
+
+    def url(self, name: str) -> str:
+        """Return the address of a file."""
+        return self.base + self.remote_names.get(name, name)
 
     @property
     def label(self) -> str:
@@ -70,15 +76,15 @@ class UrlPlace:
 
 @dataclass(frozen=True)
 class WheelPlace:
-    """Files inside a wheel on the Python package index: downloaded, unpacked, never installed.
+    """Files inside a wheel or source archive on the Python package index: downloaded, unpacked, never installed.
 
     Attributes:
         distribution: name of the package.
         version: exact version.
-        filename: name of the wheel file.
-        size: bytes of the wheel file.
-        sha256: checksum of the wheel file.
-        folder: where the asset's files lie inside the wheel; ends with a slash.
+        filename: name of the wheel (``.whl``) or source archive (``.tar.gz``).
+        size: bytes of that file.
+        sha256: checksum of that file.
+        folder: where the asset's files lie inside it; ends with a slash.
     """
 
     distribution: str
@@ -89,9 +95,14 @@ class WheelPlace:
     folder: str
 
     @property
+    def is_source(self) -> bool:
+        """Whether the file is a source archive."""
+        return self.filename.endswith(".tar.gz")
+
+    @property
     def label(self) -> str:
         """Package and version."""
-        return f"wheel {self.distribution}=={self.version}"
+        return f"{'sdist' if self.is_source else 'wheel'} {self.distribution}=={self.version}"
 
 
 @dataclass(frozen=True)

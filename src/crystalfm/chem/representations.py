@@ -16,9 +16,9 @@ def modality_values(
 ) -> tuple[list[str | None], list[RowProblem]]:
     """Return one value a row for ``modality``, and the rows whose value cannot be made.
 
-    ``smiles`` and ``description`` are the raw fields; ``fingerprint`` is the SMILES from which its encoder
-    makes the bits; ``selfies`` is translated here. A row whose raw field is missing has the value ``None``
-    and is no problem: it takes part without that modality.
+    ``smiles`` and ``description`` are the raw fields; ``fingerprint`` and ``molecular_graph`` are the SMILES from
+    which their encoders make bits and graphs; ``selfies`` is translated here. A row whose raw field is missing has
+    the value ``None`` and is no problem: it takes part without that modality.
 
     Args:
         modality: name in ``contracts.MODALITIES``.

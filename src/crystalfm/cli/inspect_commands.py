@@ -22,7 +22,7 @@ _CONFIG_COMMANDS = ("check", "keys")
 _CONFIG_HELP = """crystalfm config check [COMMAND] [-m] [overrides]   check a configuration without running it
 crystalfm config keys [COMMAND]                     every key with its type and default
 
-COMMAND is train (default), evaluate, predict or generate."""
+COMMAND is train (default), evaluate, predict, generate or bench."""
 _OUTPUT_WIDTH = 140
 
 

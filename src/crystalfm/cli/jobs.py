@@ -16,8 +16,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, read_write
 from rich.console import Console
 
-from crystalfm.cli.multirun import JobFailure
+from crystalfm.cli.multirun import FailedJobError, JobFailure
+from crystalfm.cli.multirun_table import update_table
 from crystalfm.config.extras import accept_own_launchers
+from crystalfm.run.folder import RunFolder
+from crystalfm.run.parallel.slurm import QueuedAgain
 from crystalfm.run.parallel.stamp import is_child_rank, register_resolvers
 
 if TYPE_CHECKING:
@@ -70,19 +73,28 @@ class Job:
         Returns:
             the quantity to minimise for Hydra's sweepers where the result has one, else the result; a ``JobFailure``
             for a failed job of another process, so that the process that started it hears of every failure.
+
+        Raises:
+            JobStopped: the job failed in this process.
+            FailedJobError: the job failed, under a sweeper that counts its failures.
         """
         hydra_cfg: Any = HydraConfig.get()
         self._describe_to_children(hydra_cfg)
         self._announce(hydra_cfg)
+        run_dir = Path(hydra_cfg.runtime.output_dir)
         try:
-            result = self._run(cfg, Path(hydra_cfg.runtime.output_dir))
+            with QueuedAgain(RunFolder(run_dir).last):
+                result = self._run(cfg, run_dir)
         except Exception as error:
-            if _runs_here(hydra_cfg):
+            if _runs_here(hydra_cfg) and not _is_tolerated(error, hydra_cfg):
                 raise JobStopped(error, _job_number(hydra_cfg), list(hydra_cfg.overrides.task)) from error
             _LOG.info("the job failed", exc_info=error)
             if not _is_named(hydra_cfg.sweeper, _PLAIN_SWEEPER):
-                raise
+                raise FailedJobError(JobFailure.of(error)) from error
             return JobFailure.of(error)
+        finally:
+            if _job_number(hydra_cfg) is not None and not is_child_rank():
+                update_table(Path(hydra_cfg.sweep.dir))
         self.results.append(result)
         return objective(result)
 
@@ -110,6 +122,11 @@ class Job:
 def _runs_here(hydra_cfg: Any) -> bool:
     """Say whether the job runs in the process that the user started."""
     return hydra_cfg.mode == RunMode.RUN or _is_named(hydra_cfg.launcher, _IN_PROCESS_LAUNCHER)
+
+
+def _is_tolerated(error: Exception, hydra_cfg: Any) -> bool:
+    """Say whether a search was told to go on after a failed job; a signal stops it all the same."""
+    return bool(hydra_cfg.sweeper.get("max_failure_rate")) and not hasattr(error, "signal_number")
 
 
 def _is_named(node: Any, name: str) -> bool:

@@ -18,6 +18,7 @@ Commands
   predict ckpt=RUN input=X predict molecules                      (python -m crystalfm.predict)
   generate ckpt=RUN ...    sample new materials                   (python generate.py)
   fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
+  bench [overrides]        rows/s, tokens/s, memory and waiting time of a training, in one process and in several
   data check PATH ...      what a table of your own would reject, before training
   config check [overrides] check a configuration without running it
   config keys [COMMAND]    every key with its type and default
@@ -108,6 +109,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _task("evaluate"),
     "predict": _predict,
     "generate": _task("generate"),
+    "bench": _task("bench"),
     "fetch": _fetch,
     "data": _data,
     "config": _config,

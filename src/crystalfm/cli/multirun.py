@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Column, Table
 
+from crystalfm.cli.multirun_table import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    JobRow,
+    closing_lines,
+    differing,
+    read_metrics,
+    render_table,
+    result_metrics,
+    scan_jobs,
+    write_table,
+)
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +30,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 _SIGNAL_BASE = 128
-_SHOWN_METRICS = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,21 @@ class JobFailure:
         return cls(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)), EXIT_FAILED)
 
 
+class FailedJobError(Exception):
+    """A failed job, for sweepers that take failures as exceptions; it can travel between processes.
+
+    Args:
+        failure: what became of the job.
+    """
+
+    def __init__(self, failure: JobFailure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+    def __str__(self) -> str:
+        return self.failure.message
+
+
 @dataclass(frozen=True)
 class FinishedJob:
     """One job of a multirun.
@@ -65,65 +90,78 @@ class FinishedJob:
 def finished_jobs(returned: Any) -> list[FinishedJob]:
     """Return the jobs that Hydra's own sweeper ran, in order; other sweepers return none."""
     jobs = [job for batch in returned for job in batch] if isinstance(returned, list) else []
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return [
-        FinishedJob(
-            overrides=" ".join(item for item in job.overrides if item not in shared),
-            folder=Path(str(OmegaConf.select(job.hydra_cfg, "hydra.runtime.output_dir"))),
-            result=job.return_value,
-        )
-        for job in jobs
-    ]
+    folders = [Path(str(OmegaConf.select(job.hydra_cfg, "hydra.runtime.output_dir"))) for job in jobs]
+    lines = differing([job.overrides for job in jobs])
+    return [FinishedJob(*item) for item in zip(lines, folders, (job.return_value for job in jobs), strict=True)]
 
 
-def conclude(jobs: Sequence[FinishedJob]) -> int:
-    """Show a table of the jobs and the error of each that failed.
+def conclude(jobs: Sequence[FinishedJob], sweep_folder: Path | None = None) -> int:
+    """Show a table of the jobs and the error of each that failed; write the table into the multirun's folder.
+
+    Args:
+        jobs: what the sweeper returned; where it returns nothing, the jobs are those with a folder in
+            ``sweep_folder``.
+        sweep_folder: folder of the multirun.
 
     Returns:
-        exit code: 0, or that of the failures where they agree, else 1.
+        exit code: 0, or that of the failures where they agree, else 1. A sweeper that returns nothing has raised the
+        failures that count.
     """
-    if not jobs:
+    rows = [_row(number, job) for number, job in enumerate(jobs, 1)]
+    if not rows and sweep_folder is not None:
+        rows = scan_jobs(sweep_folder, ended=True)
+    if not rows:
         return 0
-    _console(stderr=False).print(_table(jobs))
+    show_rows(rows, sweep_folder)
+    from crystalfm.report.tables import shown_path
+
     codes = set()
     errors = _console(stderr=True)
     for number, job in enumerate(jobs, 1):
         if isinstance(job.result, JobFailure):
             codes.add(job.result.exit_code)
-            title = f"job {number} of {len(jobs)} failed ({job.overrides}), see {_shown(job.folder)}"
+            title = f"job {number} of {len(jobs)} failed ({job.overrides}), see {shown_path(job.folder)}"
             errors.print(title, style="bold red", markup=False, soft_wrap=True)
-            errors.print(job.result.trace or job.result.message, markup=False, soft_wrap=True)
+            report_failure(job.result)
     if not codes:
         return 0
     return codes.pop() if len(codes) == 1 else EXIT_FAILED
 
 
+def show_rows(rows: Sequence[JobRow], sweep_folder: Path | None) -> None:
+    """Write the table into the multirun's folder, and show it with where it is and the best job."""
+    console = _console(stderr=False)
+    file = None if sweep_folder is None else write_table(sweep_folder, rows)
+    console.print(render_table(rows, title=f"multirun, {len(rows)} job{'s' if len(rows) > 1 else ''}"))
+    for line in closing_lines(rows, file):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_ended(sweep_folder: Path) -> None:
+    """Show the jobs of a multirun that a failure ended, where there is more than the failed one."""
+    rows = scan_jobs(sweep_folder, ended=True)
+    if len(rows) > 1:
+        show_rows(rows, sweep_folder)
+
+
+def has_finished(sweep_folder: Path) -> bool:
+    """Say whether any job of a multirun has results."""
+    return any(row.status == FINISHED for row in scan_jobs(sweep_folder, ended=True))
+
+
+def report_failure(failure: JobFailure) -> None:
+    """Write what a job failed of to stderr."""
+    _console(stderr=True).print(failure.trace or failure.message, markup=False, soft_wrap=True)
+
+
+def _row(number: int, job: FinishedJob) -> JobRow:
+    status = FINISHED
+    if isinstance(job.result, JobFailure):
+        status = FAILED if job.result.exit_code < _SIGNAL_BASE else STOPPED
+        return JobRow(number, job.overrides, job.folder, status)
+    return JobRow(number, job.overrides, job.folder, status, read_metrics(job.folder) or result_metrics(job.result))
+
+
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160)
-
-
-def _table(jobs: Sequence[FinishedJob]) -> Table:
-    table = Table("job", "overrides", "result", Column("folder", overflow="fold"), title="multirun")
-    for number, job in enumerate(jobs, 1):
-        cells = [job.overrides, _described(job.result), _shown(job.folder)]
-        # Overrides are full of brackets, which rich would take for its own.
-        table.add_row(str(number), *(cell.replace("[", r"\[") for cell in cells))
-    return table
-
-
-def _shown(folder: Path) -> str:
-    """Return the path as short as it can be typed from here."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
-
-
-def _described(result: Any) -> str:
-    if isinstance(result, JobFailure):
-        return "failed"
-    if isinstance(result, float):
-        return f"val/loss {result:.4g}"
-    if isinstance(result, Mapping):
-        numbers = [f"{name} {value:.4g}" for name, value in result.items() if isinstance(value, float)]
-        return ", ".join(numbers[:_SHOWN_METRICS])
-    return "finished"

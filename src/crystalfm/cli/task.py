@@ -14,10 +14,21 @@ from hydra.types import RunMode
 from rich.console import Console
 
 from crystalfm.cli.jobs import Job, JobStopped
-from crystalfm.cli.multirun import conclude, finished_jobs
+from crystalfm.cli.multirun import (
+    EXIT_FAILED,
+    FailedJobError,
+    JobFailure,
+    conclude,
+    finished_jobs,
+    has_finished,
+    report_failure,
+    show_ended,
+)
 from crystalfm.config.compose import Composer, message_of
+from crystalfm.config.extras import quiet_optuna
 from crystalfm.config.preflight import preflight
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
+from crystalfm.config.sweeps import plan_jobs
 from crystalfm.contracts import UserError
 from crystalfm.run.parallel.stamp import begin_run, is_child_rank, new_stamp, shared_stamp
 
@@ -130,7 +141,6 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
         raise UserError(
             _TO_COME[job.task], remedy="train a model with python train.py, score it with python evaluate.py"
         )
-    job.num_jobs = len(configs)
     importlib.import_module(f"crystalfm.run.{job.task}")
     mode = "MULTIRUN" if multirun else "RUN"
     overrides = [*(item for item in overrides if not item.startswith("hydra.mode=")), f"hydra.mode={mode}"]
@@ -138,14 +148,49 @@ def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
         overrides += _folder_overrides(composer, overrides, configs[0], multirun=multirun)
     except HydraException as error:
         raise ConfigError([Problem("configuration", message_of(error), where=COMMAND_LINE)]) from error
-    start = composer.hydra.multirun if multirun else composer.hydra.run
+    if multirun:
+        return _run_jobs(composer, overrides, job)
     try:
-        returned = start(config_name=job.task, task_function=job, overrides=overrides)
+        composer.hydra.run(config_name=job.task, task_function=job, overrides=overrides)
     except JobStopped as stop:
-        if multirun:
-            _report_stopped(stop, len(configs))
         raise stop.error from None
-    return conclude(finished_jobs(returned)) if multirun else 0
+    return 0
+
+
+def _run_jobs(composer: Composer, overrides: list[str], job: Job) -> int:
+    """Run a multirun and tell how it ended."""
+    plan = plan_jobs(composer, composer.parse(overrides)[0], multirun=True)
+    job.num_jobs = plan.num_jobs
+    if plan.is_search:
+        quiet_optuna()
+    folder = _sweep_folder(composer, overrides)
+    try:
+        returned = composer.hydra.multirun(config_name=job.task, task_function=job, overrides=overrides)
+    except JobStopped as stop:
+        show_ended(folder)
+        _report_stopped(stop, plan.num_jobs)
+        raise stop.error from None
+    except FailedJobError as stop:
+        show_ended(folder)
+        report_failure(stop.failure)
+        return stop.failure.exit_code
+    except ValueError:
+        # Optuna has no best trial to write down when every trial failed.
+        if not plan.is_search or has_finished(folder):
+            raise
+        show_ended(folder)
+        report_failure(JobFailure("no job of the search finished; the log of each job says why", "", EXIT_FAILED))
+        return EXIT_FAILED
+    return conclude(finished_jobs(returned), folder)
+
+
+def _sweep_folder(composer: Composer, overrides: list[str]) -> Path:
+    """Return the folder of the multirun."""
+    cfg: Any = composer.hydra.compose_config(
+        config_name=composer.task, overrides=overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False
+    )
+    HydraConfig.instance().set_config(cfg)
+    return Path(cfg.hydra.sweep.dir).expanduser().absolute()
 
 
 def _report_stopped(stop: JobStopped, num_jobs: int) -> None:

@@ -8,7 +8,6 @@ mistake is found and told in one message.
 from __future__ import annotations
 
 import copy
-import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -27,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from crystalfm.config.extras import accept_own_launchers
+from crystalfm.config.extras import accept_own_launchers, prefer_own_sweepers
 from crystalfm.config.location import conf_folder, user_conf_folders
 from crystalfm.config.options import Catalog
 from crystalfm.config.origins import SourceFile, naming_line, source_files
@@ -35,18 +34,15 @@ from crystalfm.config.problems import COMMAND_LINE, Problem, suggestion
 from crystalfm.config.value_types import MISSING, UNRESOLVED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
     from hydra.core.override_parser.types import Override
 
-MAX_JOBS = 256
-"""Jobs of a multirun that are checked; further ones are composed by Hydra as they start."""
-
 HYDRA_VERSION_BASE = "1.3"
 
-_PLUGIN_GROUPS = {"hydra/launcher": "crystalfm[sweep]' 'crystalfm[slurm]", "hydra/sweeper": "crystalfm[sweep]"}
+_PLUGIN_GROUPS = {"hydra/launcher": "crystalfm[sweep]' 'crystalfm[slurm]", "hydra/sweeper": "crystalfm[optuna]"}
 """Groups of Hydra whose options are plugins, and the extras that bring them."""
 
 
@@ -93,6 +89,7 @@ class Composer:
         hydra_version.setbase(HYDRA_VERSION_BASE)
         accept_own_launchers()
         Plugins.instance()
+        prefer_own_sweepers()
         search_path = create_config_search_path(f"file://{self.folders[0]}")
         for folder in self.folders[1:]:
             search_path.prepend("user", f"file://{folder}", "schema")
@@ -138,30 +135,6 @@ class Composer:
             except OverrideParseException as error:
                 problems.append(_syntax_problem(text, str(error)))
         return parsed, problems
-
-    def jobs(self, parsed: Sequence[Override], *, multirun: bool) -> Iterator[list[str]]:
-        """Return the overrides of each job of a multirun, in Hydra's order; one job otherwise."""
-        if not multirun:
-            yield [str(item.input_line) for item in parsed]
-            return
-        choices: dict[str, list[str]] = {}
-        for item in [*self._configured_sweep(parsed), *parsed]:
-            key = item.get_key_element()
-            if not item.is_sweep_override():
-                choices[key] = [str(item.input_line)]
-            elif item.is_discrete_sweep():
-                choices[key] = [f"{key}={value}" for value in item.sweep_string_iterator()]
-            else:
-                choices[key] = []
-        lists = [values for values in choices.values() if values]
-        for job in itertools.islice(itertools.product(*lists), MAX_JOBS):
-            yield list(job)
-
-    def _configured_sweep(self, parsed: Sequence[Override]) -> list[Override]:
-        """Return the overrides that files set through ``hydra.sweeper.params``."""
-        cfg = self.compose([str(item.input_line) for item in parsed if not item.is_sweep_override()]).cfg
-        params = None if cfg is None else OmegaConf.select(cfg, "hydra.sweeper.params")
-        return self.parse([f"{key}={value}" for key, value in (params or {}).items()])[0]
 
     def compose(self, overrides: Sequence[str]) -> Composition:
         """Compose one job.

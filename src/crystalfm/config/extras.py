@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ _LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 _PLUGINS = {
     "hydra_plugins.hydra_joblib_launcher": "sweep",
-    "hydra_plugins.hydra_optuna_sweeper": "sweep",
+    "hydra_plugins.hydra_optuna_sweeper": "optuna",
     "hydra_plugins.hydra_submitit_launcher": "slurm",
 }
 """Extra of each of Hydra's plugins."""
@@ -55,7 +56,7 @@ def missing_loggers(tree: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def missing_plugins(hydra_node: Any) -> Iterator[Problem]:
-    """Yield a problem for the launcher and the sweeper where its plugin is not installed.
+    """Yield a problem for the launcher and the sweeper where its plugin is not installed or cannot do its work.
 
     Args:
         hydra_node: Hydra's own part of the configuration.
@@ -70,8 +71,36 @@ def missing_plugins(hydra_node: Any) -> Iterator[Problem]:
                 install_command(_PLUGINS[module]),
                 "command line",
             )
+    yield from _early_warnings(hydra_node.get("launcher") or {})
+
+
+def _early_warnings(launcher: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for a warning of the time limit that would come, and end the job, before it has begun."""
+    delay_seconds, limit_minutes = launcher.get("signal_delay_s"), launcher.get("timeout_min")
+    if isinstance(delay_seconds, int) and isinstance(limit_minutes, int) and delay_seconds >= limit_minutes * 60:
+        yield Problem(
+            "hydra.launcher.signal_delay_s",
+            f"{delay_seconds} seconds before a limit of {limit_minutes} min is before the job's start",
+            "give fewer seconds, or hydra.launcher.timeout_min more minutes",
+            "command line",
+        )
 
 
 def accept_own_launchers() -> None:
     """Let ``conf/hydra/launcher`` replace the plugins' settings of the same names without a remark of Hydra's."""
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore schema")
+
+
+def prefer_own_sweepers() -> None:
+    """Let ``conf/hydra/sweeper/optuna.yaml`` stand alone: Hydra refuses it beside the plugin's entry of that name."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {}).pop("optuna.yaml", None)
+
+
+def quiet_optuna() -> None:
+    """Silence what Optuna says of every trial; the table at the end says it better."""
+    if is_installed("optuna"):
+        import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)

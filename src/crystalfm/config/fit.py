@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.config import devices
+from crystalfm.config.bench import bench_problems
 from crystalfm.config.build import (
     data_spec,
     modality_problems,
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 
 Tree = Mapping[str, Any]
 
+SHARDED_PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
+"""Precisions that Lightning offers for ``trainer.strategy=fsdp`` and that need no scaling of the loss."""
+
 
 def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> list[Problem]:
     """Return the problems between parts of the configuration.
 
     Args:
-        task: ``train``, ``evaluate``, ``predict`` or ``generate``.
+        task: ``train``, ``bench``, ``evaluate``, ``predict`` or ``generate``.
         tree: plain containers.
         catalog: the config groups.
         broken: keys with a problem already; what depends on them is not checked.
@@ -40,10 +44,14 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
     for key, settings in (("optimizer", OptimizerSettings), ("scheduler", SchedulerSettings)):
         if key in tree and not _below(key, broken):
             problems += _settings(key, settings, tree[key])
-    if task == "train":
+    if task in {"train", "bench"}:
         problems += _baselines(tree, catalog)
         problems += _encoders(tree, catalog, broken)
         problems += _heads(tree)
+        if not _below("trainer", broken):
+            problems += _sharding(tree)
+    if task == "bench" and not any(_below(key, broken) for key in ("bench", "trainer", "ckpt")):
+        problems += bench_problems(tree)
     if isinstance(tree.get("data"), dict) and not _below("data", broken):
         problems += _data(tree, catalog, broken)
     return problems
@@ -70,7 +78,7 @@ def _files(task: str, tree: Tree) -> Iterator[Problem]:
             "give a folder that exists, or paths.mirror=null (it may come from CRYSTALFM_MIRROR)",
         )
     ckpt = tree.get("ckpt")
-    resumes_newest = task == "train" and ckpt == "auto"
+    resumes_newest = task in {"train", "bench"} and ckpt == "auto"
     if isinstance(ckpt, str) and ckpt != MISSING and not resumes_newest and not Path(ckpt).expanduser().exists():
         yield Problem(
             "ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file"
@@ -102,6 +110,26 @@ def _device(trainer: Tree) -> Iterator[Problem]:
         yield Problem("trainer.devices", f"{count} GPUs asked for, this process sees {present}", "ask for fewer")
     if isinstance(count, int) and count < 1 and count != -1:
         yield Problem("trainer.devices", f"{wanted} devices", "use a number at least 1, a list of numbers, or auto")
+
+
+def _sharding(tree: Tree) -> Iterator[Problem]:
+    """Check what does not go together with weights that the processes share."""
+    trainer, callbacks, data = (tree.get(key) for key in ("trainer", "callbacks", "data"))
+    if not isinstance(trainer, dict) or trainer["strategy"] != "fsdp":
+        return
+    remedy = "leave it out, or use trainer=ddp"
+    if trainer["precision"] not in SHARDED_PRECISIONS:
+        allowed = ", ".join(SHARDED_PRECISIONS)
+        yield Problem("trainer.precision", f"{trainer['precision']} does not work with fsdp", f"use one of: {allowed}")
+    if trainer["accelerator"] == "mps":
+        yield Problem("trainer.accelerator", "mps does not work with fsdp", "use trainer.strategy=auto")
+    if trainer["compile"]:
+        yield Problem("trainer.compile", "a compiled network cannot gather its weights layer by layer", remedy)
+    if isinstance(callbacks, dict) and callbacks.get("ema_decay") is not None:
+        yield Problem("callbacks.ema_decay", "weights that the processes share cannot be averaged", remedy)
+    if isinstance(data, dict) and data.get("eval_batch_size") == 1:
+        # The processes take every forward pass together; in batches of one row some would have a batch less.
+        yield Problem("data.eval_batch_size", "1 does not work with fsdp", "use at least 2")
 
 
 def _accelerator(key: str, accelerator: str) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from crystalfm.config.extras import missing_plugins
 from crystalfm.config.fit import check_fit
 from crystalfm.config.origins import SourceFile, origin
 from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem, unique
+from crystalfm.config.sweeps import plan_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +33,16 @@ def preflight(
         fit: whether to check data, model, files and devices against each other; else only the tree itself.
 
     Returns:
-        the configuration of each job, Hydra's own node removed.
+        the configuration of each job that was checked, Hydra's own node removed; of a search these are samples.
 
     Raises:
         ConfigError: names every problem of every job.
     """
     parsed, problems = composer.parse(overrides)
     configs: list[DictConfig] = []
-    jobs = list(composer.jobs(parsed, multirun=multirun))
+    plan = plan_jobs(composer, parsed, multirun=multirun)
+    jobs = plan.jobs
+    problems += plan.problems
     found: list[tuple[Problem, str]] = []
     for job in jobs:
         composition = composer.compose(job)

@@ -17,7 +17,7 @@ class TrainerSettings:
         accelerator: device kind; ``auto`` takes what is there.
         devices: number of devices, list of device numbers, or ``auto`` for all.
         num_nodes: machines that train together.
-        strategy: ``auto`` or data-parallel over several devices.
+        strategy: ``auto`` is ``ddp`` over several devices, a copy of the network on each; ``fsdp`` shares its weights.
         precision: ``auto`` is ``bf16-mixed`` where the hardware has it, else ``32-true``.
         max_epochs: passes over the training rows.
         max_steps: optimizer steps; -1 for no limit.
@@ -42,7 +42,7 @@ class TrainerSettings:
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: int | list[int] | Literal["auto"] = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "auto"
     max_epochs: int = 30
     max_steps: int = -1
@@ -116,6 +116,7 @@ class LoggerSettings:
         wandb_group: runs shown together; ``None`` groups the jobs of a multirun.
         wandb_tags: tags of the run.
         wandb_checkpoint: send the best checkpoint too.
+        wandb_timeout_seconds: how long its server may take to open a run, and to take what is left at the end.
     """
 
     csv: bool = True
@@ -127,6 +128,7 @@ class LoggerSettings:
     wandb_group: str | None = None
     wandb_tags: list[str] = field(default_factory=list)
     wandb_checkpoint: bool = True
+    wandb_timeout_seconds: int = 300
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,25 @@ class TrainSettings:
     baselines: list[str] = field(default_factory=list)
     ckpt: str | None = None
     max_rejected_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How ``bench`` measures.
+
+    Attributes:
+        steps: optimizer steps that are measured.
+        warmup: optimizer steps before them.
+        processes: numbers of processes, one measurement each.
+        peak_tflops: peak arithmetic rate of one device in TFLOP/s; ``None`` for what is known of the device.
+        output: JSON file to write; ``None`` for ``bench.json`` in the run folder.
+    """
+
+    steps: int = 50
+    warmup: int = 10
+    processes: list[int] | Literal["auto"] = "auto"
+    peak_tflops: float | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +262,13 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
     entry.name: entry
     for entry in (
         EntryPoint("train", f"{_HERE}.TrainSettings", _SECTIONS, ("data", "model", "llm"), ("encoders",)),
+        EntryPoint(
+            "bench",
+            f"{_HERE}.TrainSettings",
+            {**_SECTIONS, "bench": f"{_HERE}.BenchSettings"},
+            ("data", "model", "llm"),
+            ("encoders",),
+        ),
         EntryPoint(
             "evaluate",
             f"{_HERE}.EvaluateSettings",
@@ -338,7 +366,7 @@ RANGES: Mapping[str, Bound] = {
             *("width", "num_layers", "num_heads", "num_bits", "max_length", "batch_size", "eval_batch_size", "limit"),
             *("num_nodes", "num_threads", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
             *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
-            *("num_trees", "max_depth", "early_stopping_rounds"),
+            *("num_trees", "max_depth", "early_stopping_rounds", "steps", "warmup"),
         ),
         _COUNT,
     ),
@@ -356,7 +384,11 @@ RANGES: Mapping[str, Bound] = {
     ),
     **dict.fromkeys(("subsample", "colsample_bytree"), Bound(0, 1, low_open=True)),
     **dict.fromkeys(
-        ("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"), _POSITIVE
+        (
+            *("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"),
+            *("peak_tflops", "wandb_timeout_seconds"),
+        ),
+        _POSITIVE,
     ),
     **dict.fromkeys(("max_epochs", "max_steps"), Bound(1, also=-1)),
     "max_rejected_fraction": _SHARE,

@@ -12,7 +12,8 @@ import numpy as np
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.chem.representations import modality_values
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
-from crystalfm.data.table import TableColumns, is_missing_number, table_from_text
+from crystalfm.data.crystal_check import holds_crystals, read_crystals
+from crystalfm.data.table import TableColumns, is_numeric, table_from_text
 from crystalfm.data.tabular import read_columns, read_text
 
 if TYPE_CHECKING:
@@ -72,24 +73,26 @@ class CheckReport:
     """What training would use and reject.
 
     Attributes:
-        path: the table.
-        columns: meaning of its columns, given or guessed.
-        num_rows: rows of the file.
+        path: the table or folder.
+        columns: meaning of a table's columns, given or guessed; ``None`` for crystals.
+        num_rows: rows of the file; of crystals those with a target.
         table: the accepted rows.
         targets: summary of each target.
         modalities: summary of each modality the fields can provide.
-        num_molecules: different molecules among the accepted rows.
+        num_molecules: different molecules or crystals among the accepted rows.
         command: command that trains on this table.
+        contents: where the molecules or structures were found.
     """
 
     path: Path
-    columns: TableColumns
+    columns: TableColumns | None
     num_rows: int
     table: RecordTable
     targets: tuple[TargetSummary, ...]
     modalities: tuple[ModalitySummary, ...]
     num_molecules: int
     command: str
+    contents: str
 
     @property
     def rejected(self) -> list[Rejection]:
@@ -118,10 +121,10 @@ def check_table(
     id_column: str | None = None,
     description_column: str | None = None,
 ) -> CheckReport:
-    """Read a table as ``data=csv`` would, and report on all of it.
+    """Read a table as ``data=csv`` would, or crystals as ``data=folder`` would, and report on all of it.
 
     Args:
-        path: CSV, TSV or Parquet file.
+        path: CSV, TSV or Parquet file; or crystals, see ``crystal_check.holds_crystals``.
         smiles_column: column of SMILES strings; guessed from names and content when ``None``.
         targets: columns to learn; every numeric column when ``None``.
         id_column: column of identifiers, or ``None`` for row numbers.
@@ -131,6 +134,8 @@ def check_table(
         UserError: the file is unreadable, a column is missing or cannot be guessed, or ids are repeated.
     """
     path = Path(path).expanduser()
+    if smiles_column is None and holds_crystals(path):
+        return _crystal_report(path, targets, id_column)
     columns = _columns(path, smiles_column, targets, id_column, description_column)
     cells = read_text(path, columns.names)
     fields = ("smiles", "description") if columns.description else ("smiles",)
@@ -146,6 +151,26 @@ def check_table(
         modalities=tuple(_modality_summary(table, name) for name in spec.modalities),
         num_molecules=len(np.unique(table.groups)),
         command=_command(path, columns),
+        contents=f"SMILES in column '{columns.smiles}'",
+    )
+
+
+def _crystal_report(path: Path, targets: Sequence[str] | None, id_column: str | None) -> CheckReport:
+    found = read_crystals(path, targets, id_column)
+    names = [spec.name for spec in found.table.target_specs]
+    settings = ["model=alignn", "data=folder", f"data.path={_override_value(str(path))}"]
+    settings.append(f"data.targets=[{','.join(map(_override_value, names))}]")
+    settings += [f"data.id_column={_override_value(id_column)}"] if id_column is not None else []
+    return CheckReport(
+        path=path,
+        columns=None,
+        num_rows=len(found.table) + len(found.table.rejected),
+        table=found.table,
+        targets=tuple(_target_summary(found.table, index) for index in range(len(names))),
+        modalities=tuple(_modality_summary(found.table, name) for name in found.table.spec.modalities),
+        num_molecules=len(np.unique(found.table.groups)),
+        command=_command_line(settings),
+        contents=found.contents,
     )
 
 
@@ -156,10 +181,11 @@ def render(report: CheckReport) -> RenderableType:
     from rich.table import Table
 
     accepted = len(report.table)
+    kind = "crystals" if report.columns is None else "molecules"
     head = (
         f"[bold]{escape(str(report.path))}[/bold]: {report.num_rows} rows, {accepted} accepted, "
         f"{len(report.rejected)} rejected ({report.rejected_fraction:.2%})\n"
-        f"SMILES in column '{escape(report.columns.smiles)}'; {report.num_molecules} different molecules"
+        f"{escape(report.contents)}; {report.num_molecules} different {kind}"
         + (f" ({accepted - report.num_molecules} repeated rows)" if accepted > report.num_molecules else "")
     )
     rejected = Table("rows", "reason", "for example", title="Rejected", title_justify="left")
@@ -193,7 +219,7 @@ def _columns(
         smiles = _guess_smiles({name: column for name, column in texts.items() if name not in given})
     if targets is None:
         others = {name: column for name, column in texts.items() if name not in {smiles, id_, description}}
-        targets = [name for name, column in others.items() if _is_numeric(column)]
+        targets = [name for name, column in others.items() if is_numeric(column)]
     if smiles is None or not targets:
         what, key = ("SMILES", "smiles-column") if smiles is None else ("numbers", "targets")
         raise UserError(
@@ -214,19 +240,6 @@ def _guess_smiles(columns: dict[str, list[str | None]]) -> str | None:
         if texts and len(texts) >= len(values) / 2 and len(bad) < len(texts) / 10:
             return name
     return None
-
-
-def _is_numeric(values: Sequence[str | None]) -> bool:
-    """Say whether a column holds numbers, a tenth of other things allowed."""
-    known = [text for text in values if not is_missing_number(text)]
-    return bool(known) and sum(map(_is_number, known)) >= 0.9 * len(known)
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        return text is not None and np.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _target_summary(table: RecordTable, index: int) -> TargetSummary:
@@ -258,15 +271,19 @@ def _examples(items: Sequence[Rejection]) -> str:
 
 def _command(path: Path, columns: TableColumns) -> str:
     """Return a command line, quoted for a shell, that trains on the table."""
-    import shlex
-
-    settings = [f"data.path={_override_value(str(path))}"]
+    settings = ["data=csv", f"data.path={_override_value(str(path))}"]
     if columns.smiles != "smiles":
         settings.append(f"data.smiles_column={_override_value(columns.smiles)}")
     settings.append(f"data.targets=[{','.join(map(_override_value, columns.targets))}]")
     for key, name in (("id_column", columns.id), ("description_column", columns.description)):
         settings += [f"data.{key}={_override_value(name)}"] if name is not None else []
-    return shlex.join(["crystalfm", "train", "data=csv", *settings])
+    return _command_line(settings)
+
+
+def _command_line(settings: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(["crystalfm", "train", *settings])
 
 
 def _override_value(text: str) -> str:

@@ -141,3 +141,72 @@ class TokenStore(FeatureStore):
             batch_key(self.modality, "tokens"): torch.from_numpy(tokens),
             batch_key(self.modality, "mask"): torch.from_numpy(mask),
         }
+
+
+class GraphStore(FeatureStore):
+    """Molecular graphs of every row in flat arrays, each distinct molecule once.
+
+    Args:
+        modality: prefix of the batch keys.
+        present: (N,) bool, false where the row lacks the modality.
+        atoms: (sum of atoms, F) uint8 features, molecules one after another.
+        relations: (sum of squared atoms,) uint8, the matrix of each molecule row by row.
+        num_atoms: (K,) atoms of each molecule.
+        index: (N,) molecule of each row (anything valid where absent).
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        present: NDArray[np.bool_],
+        *,
+        atoms: NDArray[np.uint8],
+        relations: NDArray[np.uint8],
+        num_atoms: NDArray[np.int64],
+        index: NDArray[np.int64],
+    ) -> None:
+        super().__init__(modality, present)
+        self._atoms = atoms
+        self._relations = relations
+        self._num_atoms = num_atoms
+        self._atom_starts = np.cumsum(num_atoms) - num_atoms
+        self._relation_starts = np.cumsum(num_atoms**2) - num_atoms**2
+        self._index = index
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of atoms of each row (N,); 0 where the modality is absent."""
+        return self._sizes(np.arange(len(self)))
+
+    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        present = self.present[rows]
+        sizes[present] = self._num_atoms[self._index[rows[present]]]
+        return sizes
+
+    def gather(self, rows: NDArray[np.int64], variants: NDArray[np.int64] | None = None) -> dict[str, Tensor]:
+        """Return ``atoms`` (B, N, F), ``relations`` (B, N, N) and ``mask`` (B, N), padded to the largest (N >= 1)."""
+        del variants
+        sizes = self._sizes(rows)
+        width = max(int(sizes.max(initial=1)), 1)
+        columns = np.arange(width)
+        mask = columns < sizes[:, None]
+        molecules = self._index[rows[sizes > 0]]
+        sizes = sizes[sizes > 0]
+        atoms = np.zeros((len(rows), width, self._atoms.shape[1]), dtype=np.uint8)
+        atoms[mask] = self._atoms[_ranges(self._atom_starts[molecules], sizes)]
+        relations = np.zeros((len(rows), width, width), dtype=np.uint8)
+        pairs = mask[:, :, None] & mask[:, None, :]
+        relations[pairs] = self._relations[_ranges(self._relation_starts[molecules], sizes**2)]
+        return {
+            batch_key(self.modality, "atoms"): torch.from_numpy(atoms),
+            batch_key(self.modality, "relations"): torch.from_numpy(relations),
+            batch_key(self.modality, "mask"): torch.from_numpy(mask),
+        }
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ``starts[0], starts[0] + 1, ...``: ``lengths[0]`` numbers, then those of the next start, and so on."""
+    before = np.cumsum(lengths) - lengths
+    numbers: NDArray[np.int64] = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+    return numbers

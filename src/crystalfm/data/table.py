@@ -27,6 +27,7 @@ _MISSING_NUMBERS = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 """Spellings of a missing number, in lower case."""
 
 _NUM_IDS_SHOWN = 5
+_NUMERIC_PART = 0.9
 
 
 class MoleculeTable(Dataset):
@@ -215,6 +216,13 @@ def table_from_text(
 def is_missing_number(text: str | None) -> bool:
     """Say whether a cell means that the number is not known."""
     return text is None or text.lower() in _MISSING_NUMBERS
+
+
+def is_numeric(values: Sequence[str | None]) -> bool:
+    """Say whether a column holds numbers, a tenth of other things allowed."""
+    known = [text for text in values if text is not None and not is_missing_number(text)]
+    numbers = [number for text in known if (number := _number(text)) is not None and isfinite(number)]
+    return bool(known) and len(numbers) >= _NUMERIC_PART * len(known)
 
 
 def _ids(cells: TextColumns, columns: TableColumns) -> list[str | None]:

@@ -16,6 +16,7 @@ from crystalfm.contracts import TargetSpec, UserError
 from crystalfm.models.errors import RegressionErrors, WeightedMean
 from crystalfm.models.optim import build_optimizer, build_scheduler
 from crystalfm.models.settings import LossName, OptimizerSettings, SchedulerSettings, check_choice
+from crystalfm.models.sharding import is_sharded, shard_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,14 @@ class RegressionModule(lightning.LightningModule):
         self._val = _StageMetrics(mean)
         self._test = _StageMetrics(mean)
 
+    def configure_model(self) -> None:
+        """Share the networks' weights among the processes where the strategy asks for it (``trainer=fsdp``)."""
+        mesh = self.device_mesh
+        if mesh is not None:
+            for network in self.children():
+                if any(True for _ in network.parameters()):
+                    shard_weights(network, mesh["data_parallel"])
+
     @abstractmethod
     def predict_standardised(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return predictions (B, T) in units of each target's spread, from its mean."""
@@ -146,6 +155,8 @@ class RegressionModule(lightning.LightningModule):
         # fused step would unscale them after the clipping.
         clips = bool(self.trainer.gradient_clip_val)
         fused = not (clips and str(self.trainer.precision).endswith("mixed"))
+        # PyTorch has no fused SGD for weights that are shared among processes.
+        fused = fused and not (self._optimizer_settings.name == "sgd" and is_sharded(self))
         optimizer = build_optimizer(self, self._optimizer_settings, fused=fused)
         scheduler = build_scheduler(
             optimizer,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.config.build import load_target, settings_of
+from crystalfm.config.signatures import read_signature
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ def build_module(
     cfg: DictConfig,
     *,
     networks: Mapping[str, nn.Module],
-    llm: nn.Module,
+    llm: nn.Module | None,
     targets: Sequence[TargetSpec],
     scaling: TargetScaling,
 ) -> RegressionModule:
-    """Build the LightningModule of ``model`` around the encoders' networks."""
+    """Build the LightningModule of ``model`` around the encoders' networks, and the language model if it takes one."""
     module: RegressionModule = construct(
         cfg.model,
         encoders=networks,
@@ -85,6 +86,11 @@ def build_module(
         scheduler=_typed_settings(cfg.scheduler, SchedulerSettings),
     )
     return module
+
+
+def takes_language_model(node: Node) -> bool:
+    """Say whether a model node names a network with a language model in it."""
+    return "llm" in read_signature(str(node["_target_"])).runtime
 
 
 def is_classical(node: Node) -> bool:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from crystalfm.contracts import UserError
 from crystalfm.run.parallel.distributed import gather, largest
+from crystalfm.run.parallel.slurm import WARNINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,18 +92,21 @@ class StopOnNonFiniteLoss(Callback):
 
 
 class StopOnSignal(Callback):
-    """Turns Ctrl-C and termination signals into a checkpoint at the next step boundary.
+    """Turns Ctrl-C, termination signals and a scheduler's warnings into a checkpoint at the next step boundary.
 
-    The handler only sets a flag; a second signal ends the process at once. The ranks of a distributed run tell each
-    other at every step, so that all save and stop at the same one, whichever of them got the signal.
+    The handler only sets a flag; a second Ctrl-C ends the process at once, other signals may come several times. The
+    ranks of a distributed run tell each other at every step, so that all save and stop at the same one, whichever of
+    them got the signal.
 
     Args:
         resume: callback that writes the checkpoint.
-        signals: signals to listen to.
+        signals: signals to listen to; a scheduler's only where somebody waits for them, as in a job of SLURM's.
     """
 
     def __init__(
-        self, resume: ExactResume, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+        self,
+        resume: ExactResume,
+        signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, *WARNINGS),
     ) -> None:
         self._resume = resume
         self._signals = tuple(signals)
@@ -120,12 +124,14 @@ class StopOnSignal(Callback):
         """Install the handlers; only the main thread may do so."""
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
-                self._previous[number] = signal.signal(number, self._handle)
+                if number not in WARNINGS or callable(signal.getsignal(number)):
+                    self._previous[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is None:
+            self._received = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
 
     def on_train_batch_end(
         self,
@@ -163,11 +169,19 @@ class StopOnSignal(Callback):
             raise TrainingInterruptedError(self._agreed)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back; the Trainer does the same with those it took before us, right after this."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        """Give the signals back; the Trainer does the same with those it took before us, right after this.
+
+        A warning in the last epoch is passed on: what follows the training may not fit into the time that is left.
+        """
+        self._give_back()
+        if self._received is not None and self._received in WARNINGS:
+            signal.raise_signal(self._received)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back before the exception travels on."""
-        self.on_train_end(trainer, pl_module)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ from crystalfm.contracts import UserError
 from crystalfm.data.module import RecordDataModule
 from crystalfm.models.regression import MONITORED, RegressionModule
 from crystalfm.models.scaling import TargetScaling
-from crystalfm.run.build import build_module, construct
+from crystalfm.models.sharding import load_weights
+from crystalfm.run.build import build_module, construct, takes_language_model
 from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal
 from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.checkpoints.payload import NETWORK, SavedModel, make_payload
@@ -57,12 +59,12 @@ def restore_network(cfg: DictConfig, saved: SavedModel, prepared: PreparedData) 
     """Rebuild the network of a checkpoint from what the checkpoint holds, and load its weights."""
     from crystalfm.models.backbones import backbone_from_architecture
 
-    if saved.architecture is None or saved.scaling is None:
+    if saved.scaling is None:
         raise UserError(f"{saved.path} holds no network", remedy="use a checkpoint of a trained network")
     module = build_module(
         cfg,
         networks={name: encoder.build_network() for name, encoder in prepared.encoders.items()},
-        llm=backbone_from_architecture(saved.architecture),
+        llm=None if saved.architecture is None else backbone_from_architecture(saved.architecture),
         targets=saved.targets,
         scaling=saved.scaling,
     )
@@ -111,8 +113,9 @@ class NetworkSession(Session):
         self._folder = folder
         self._prepared = prepared
         scaling = TargetScaling.fit(prepared.table.targets, prepared.splits.train)
-        llm: FusionBackbone = construct(cfg.llm, store=store)
-        self._payload = make_payload(NETWORK, config, prepared, scaling=scaling, architecture=llm.architecture())
+        llm: FusionBackbone | None = construct(cfg.llm, store=store) if takes_language_model(cfg.model) else None
+        architecture = None if llm is None else llm.architecture()
+        self._payload = make_payload(NETWORK, config, prepared, scaling=scaling, architecture=architecture)
         self.module = build_module(
             cfg,
             networks={name: encoder.build_network() for name, encoder in prepared.encoders.items()},
@@ -173,7 +176,7 @@ class NetworkSession(Session):
         """Load the best weights, if validation ever ran; return their validation loss."""
         if not self._best.best_model_path:
             return {}
-        self.module.load_state_dict(read_checkpoint(Path(self._best.best_model_path))["state_dict"])
+        load_weights(self.module, read_checkpoint(Path(self._best.best_model_path))["state_dict"])
         score = self._best.best_model_score
         return {} if score is None else {"loss": float(score)}
 
@@ -181,6 +184,8 @@ class NetworkSession(Session):
         settings = self._cfg.callbacks
         callbacks: list[Callback] = [self._resume, self._best]
         if settings.ema_decay is not None:
+            # About a hook that shares weights among processes: it does nothing without fsdp, with it there is no EMA.
+            warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
             callbacks.append(EMAWeightAveraging(use_buffers=False, decay=settings.ema_decay))
         if settings.stop_on_nan:
             callbacks.append(StopOnNonFiniteLoss(self._prepared.table.ids.tolist()))

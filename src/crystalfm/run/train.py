@@ -62,7 +62,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     baseline_nodes(cfg)  # a wrong name should not wait for the end of the training
     if is_child_rank() and is_classical(cfg.model):
         return {}  # a classical model is fitted by the first process alone
-    point = find_resume(cfg, config)
+    point = find_resume(cfg, config, run_dir)
     folder = RunFolder(run_dir if point is None else point.folder.root).create()
     seed_everything(cfg)
     store = asset_store(cfg, RichProgress(console))
@@ -101,8 +101,11 @@ def seed_everything(cfg: DictConfig) -> None:
     import torch
     from lightning import seed_everything as seed_all
 
-    if cfg.trainer.num_threads is not None:
-        torch.set_num_threads(cfg.trainer.num_threads)
+    from crystalfm.run.parallel.hardware import threads_of_a_process
+
+    threads = threads_of_a_process(cfg)
+    if threads is not None:
+        torch.set_num_threads(threads)
     seed_all(cfg.seed, workers=True, verbose=False)
 
 
@@ -161,8 +164,11 @@ def _fit_and_predict(
     session: Session, prepared: PreparedData, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[FittedModel, NDArray[np.float64]]:
     """Fit and predict validation and test rows: what all processes of a run do together."""
+    import torch
+
     resumed = "null" if checkpoint is None else quoted(checkpoint.resolve())
-    with local_ranks(session.num_local_processes, folder.root, [f"ckpt={resumed}"]):
+    overrides = [f"ckpt={resumed}", f"trainer.num_threads={torch.get_num_threads()}"]
+    with local_ranks(session.num_local_processes, folder.root, overrides):
         fitted = session.fit(checkpoint)
         return fitted, fitted.predict(_evaluated_rows(prepared))
 

@@ -18,6 +18,7 @@ SCHEMA_VERSION = 1
 PAYLOAD_KEY = "crystalfm"
 """Key of the section that holds what evaluation needs beside the weights."""
 
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -27,7 +28,8 @@ def require_plain(value: object, where: str = "checkpoint") -> None:
     Raises:
         TypeError: something else is inside; such a file would not open with ``weights_only=True``.
     """
-    if isinstance(value, (torch.Tensor, *_PLAIN)):
+    # Not a tensor of another class: a part of one that is shared among processes would not open alone.
+    if type(value) in _TENSORS or isinstance(value, _PLAIN):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():

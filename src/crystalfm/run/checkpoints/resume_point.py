@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from crystalfm.config.differences import Difference, require_resumable
 from crystalfm.contracts import UserError
 from crystalfm.run.folder import LAST_CHECKPOINT, RunFolder, find_checkpoint, newest_resumable, run_folder_of
+from crystalfm.run.parallel.slurm import is_restarted
+from crystalfm.run.parallel.stamp import STAMP_VARIABLE, is_own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +70,8 @@ def split_hash(table: RecordTable, splits: Splits) -> str:
 def resume_location(ckpt: str | None, runs: Path, name: str) -> Path | None:
     """Return the checkpoint that ``ckpt`` names, or ``None`` when a new run is to start.
 
+    A job that SLURM started again goes on with what it wrote before, whatever other runs of the name did meanwhile.
+
     Args:
         ckpt: run folder, checkpoint file, ``auto`` or nothing.
         runs: folder of all runs.
@@ -78,23 +83,34 @@ def resume_location(ckpt: str | None, runs: Path, name: str) -> Path | None:
     if ckpt is None:
         return None
     if ckpt == AUTO:
-        folder = newest_resumable(runs, name)
-        return None if folder is None else folder.last
+        own = checkpoint_of_earlier_start(runs / name / os.environ.get(STAMP_VARIABLE, ""))
+        if own is not None:
+            return own
+        newest = newest_resumable(runs, name)
+        return None if newest is None else newest.last
     path = find_checkpoint(ckpt, prefer=LAST_CHECKPOINT)
-    if run_folder_of(path) is None:
+    folder = run_folder_of(path)
+    if folder is None:
         raise UserError(
             f"ckpt={ckpt}: the checkpoint lies in no run folder, so the run cannot go on there",
             remedy="give the run folder",
         )
-    return path
+    return folder.last if is_restarted() and folder.last.is_file() else path
 
 
-def find_resume(cfg: DictConfig, config: Mapping[str, Any]) -> ResumePoint | None:
+def checkpoint_of_earlier_start(run_dir: Path) -> Path | None:
+    """Return the newest complete state that an earlier start of this SLURM job left in its run folder, if any."""
+    last = RunFolder(run_dir).last
+    return last if (is_restarted() or is_own_folder(run_dir)) and last.is_file() else None
+
+
+def find_resume(cfg: DictConfig, config: Mapping[str, Any], run_dir: Path) -> ResumePoint | None:
     """Find the checkpoint of ``cfg.ckpt`` and check the configuration against it.
 
     Args:
         cfg: configuration.
         config: the same, resolved to plain containers.
+        run_dir: folder of a new run; a job that SLURM started again goes on there if it has saved anything.
 
     Raises:
         UserError: no checkpoint where one was asked for, it holds no training state, or a key changed that
@@ -102,7 +118,7 @@ def find_resume(cfg: DictConfig, config: Mapping[str, Any]) -> ResumePoint | Non
     """
     from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, read_checkpoint
 
-    path = resume_location(cfg.ckpt, Path(cfg.paths.runs), cfg.name)
+    path = checkpoint_of_earlier_start(run_dir) or resume_location(cfg.ckpt, Path(cfg.paths.runs), cfg.name)
     if path is None:
         if cfg.ckpt == AUTO:
             log.info("ckpt=auto: no run of the name %s to go on with; starting a new one", cfg.name)

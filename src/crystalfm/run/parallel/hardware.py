@@ -10,6 +10,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from crystalfm.run.parallel.sharding import ShardedStrategy
+from crystalfm.run.parallel.stamp import is_child_rank, shared_stamp
+
 if TYPE_CHECKING:
     from lightning import Trainer
     from omegaconf import DictConfig
@@ -51,11 +54,30 @@ def num_devices(cfg: DictConfig) -> int:
     return torch.cuda.device_count() if on_gpus else 1
 
 
-def resolve_strategy(cfg: DictConfig) -> DDPStrategy | str:
+def threads_of_a_process(cfg: DictConfig) -> int | None:
+    """Return the CPU threads this process should use; ``None`` leaves it to torch.
+
+    CPU processes that this one starts share its threads. A scheduler that starts every process has divided the cores.
+    """
+    if cfg.trainer.num_threads is not None:
+        return int(cfg.trainer.num_threads)
+    processes = num_devices(cfg)
+    on_cpu = cfg.trainer.accelerator == "cpu" or (
+        cfg.trainer.accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    )
+    if processes == 1 or not on_cpu or is_child_rank() or shared_stamp() is not None:
+        return None
+    return max(1, torch.get_num_threads() // processes)
+
+
+def resolve_strategy(cfg: DictConfig) -> DDPStrategy | ShardedStrategy | str:
     """Return how the processes of a run share its work; ``auto`` is data-parallel where there are several."""
     asked = str(cfg.trainer.strategy)
-    if asked == "auto" and cfg.trainer.num_nodes * num_devices(cfg) == 1:
+    num_processes = int(cfg.trainer.num_nodes) * num_devices(cfg)
+    if asked == "auto" and num_processes == 1:
         return asked
+    if asked == "fsdp":
+        return ShardedStrategy(num_processes)
     # All buffers are constants. Sent around at every forward pass, they would make the ranks wait for each other in
     # validation, where some have a batch more. (Newer versions of PyTorch have renamed the argument.)
     known = inspect.signature(DistributedDataParallel).parameters
@@ -95,7 +117,7 @@ def local_processes(trainer: Trainer) -> int | None:
     ``None`` when there is nothing to start: a plain process, a rank of another one, or a job scheduler's task.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or strategy.cluster_environment is None:
+    if not isinstance(strategy, DDPStrategy | ShardedStrategy) or strategy.cluster_environment is None:
         return None
     return None if strategy.cluster_environment.creates_processes_externally else strategy.num_processes
 

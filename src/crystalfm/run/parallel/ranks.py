@@ -217,7 +217,8 @@ def rank_command(folder: Path, overrides: Sequence[str]) -> list[str]:
     told = [str(item) for item in hydra_cfg.overrides.task]
     replaced = {item.partition("=")[0] for item in overrides}
     told = [item for item in told if item.lstrip("+").partition("=")[0] not in replaced]
-    command = [sys.executable, "-m", "crystalfm", "train", *_config_dir(hydra_cfg), *told, *overrides]
+    task = str(hydra_cfg.job.config_name)
+    command = [sys.executable, "-m", "crystalfm", task, *_config_dir(hydra_cfg), *told, *overrides]
     return [*command, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
 
 

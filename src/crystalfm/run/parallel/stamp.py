@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
+import sys
 from datetime import datetime
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -14,6 +17,7 @@ STAMP_VARIABLE = "CRYSTALFM_RUN_STAMP"
 
 _RANK_VARIABLES = ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")
 _MAX_NAME_CHARACTERS = 80
+_DIGEST_CHARACTERS = 6
 
 
 def run_stamp() -> str:
@@ -31,7 +35,10 @@ def new_stamp() -> str:
 
 
 def begin_run() -> None:
-    """Forget the stamp of an earlier run, unless this process is a rank of a distributed one."""
+    """Forget the stamp of an earlier run, unless this process is a rank of a distributed one; take SLURM's signals."""
+    from crystalfm.run.parallel.slurm import hold_signals
+
+    hold_signals()
     shared = shared_stamp()
     if shared is not None:
         os.environ[STAMP_VARIABLE] = shared
@@ -42,12 +49,34 @@ def begin_run() -> None:
 def shared_stamp() -> str | None:
     """Return the stamp that all ranks of a run have without talking, where another program started every one of them.
 
-    Under SLURM's ``srun`` it is made of the job's numbers; other programs have to pass ``CRYSTALFM_RUN_STAMP``.
+    Under SLURM's ``srun`` it is made of the job's numbers; other programs have to pass ``CRYSTALFM_RUN_STAMP``. A
+    training of a batch job has the same stamp whenever SLURM starts the job again, also as a single process: the job's
+    number and a short hash of the arguments, which tells several trainings of one job apart.
     """
     known = os.environ.get
+    if "LOCAL_RANK" not in os.environ and in_batch_job() and _is_training():
+        digest = hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()
+        return f"slurm_{known('SLURM_JOB_ID')}_{digest[:_DIGEST_CHARACTERS]}"
     if int(known("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
         return f"slurm_{known('SLURM_JOB_ID')}_{known('SLURM_STEP_ID')}_{known('SLURM_RESTART_COUNT', '0')}"
     return known(STAMP_VARIABLE) if "LOCAL_RANK" in os.environ else None
+
+
+def in_batch_job() -> bool:
+    """Say whether this process belongs to a job that SLURM runs by itself and can start again."""
+    return "SLURM_JOB_ID" in os.environ and os.environ.get("ENVIRONMENT") == "BATCH"
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Say whether a run folder, or the multirun's around it, has the name that this batch job uses at every start."""
+    stamp = os.environ.get(STAMP_VARIABLE, "")
+    named = stamp in {folder.name, folder.parent.name}
+    return in_batch_job() and stamp.startswith(f"slurm_{os.environ['SLURM_JOB_ID']}_") and named
+
+
+def _is_training() -> bool:
+    """Say whether this is ``train.py`` or ``crystalfm train``: other commands may be repeated with other results."""
+    return Path(sys.argv[0]).stem == "train" or sys.argv[1:2] == ["train"]
 
 
 def is_child_rank() -> bool:

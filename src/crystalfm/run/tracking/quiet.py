@@ -14,6 +14,7 @@ _REMARKS = (
     r".*is smaller than the logging interval.*",
     r".*LeafSpec.*",
     r".*sync_dist=True.*",  # validation metrics are summed over ranks by the metrics themselves
+    r".*`srun` command is available.*",  # most runs on a machine with SLURM, such as a login node, are no jobs of it
 )
 
 

@@ -7,7 +7,8 @@ import logging
 import netrc
 import os
 import secrets
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -52,6 +53,9 @@ _MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "disabled":
 _DEFAULT_HOST = "https://api.wandb.ai"
 _DATA_DIR = "WANDB_DATA_DIR"
 _ID_BYTES = 4
+_MAX_START_SECONDS = 90.0
+_GRACE_SECONDS = 5.0
+_SERVICE = "wandb-core"
 
 
 class WandbCurves(Logger):
@@ -170,12 +174,21 @@ class WandbRun:
         run: W&B's own object, or ``None``.
         folder: run folder.
         send_checkpoint: whether the best checkpoint becomes an artifact.
+        timeout_seconds: how long W&B may take to send what is left at the end.
     """
 
-    def __init__(self, run: wandb.Run | None, folder: RunFolder, *, send_checkpoint: bool = True) -> None:
+    def __init__(
+        self,
+        run: wandb.Run | None,
+        folder: RunFolder,
+        *,
+        send_checkpoint: bool = True,
+        timeout_seconds: float = _MAX_START_SECONDS,
+    ) -> None:
         self._run = run
         self._folder = folder
         self._send_checkpoint = send_checkpoint
+        self._timeout_seconds = timeout_seconds
 
     def __enter__(self) -> Self:
         """Take over the open run."""
@@ -188,12 +201,31 @@ class WandbRun:
         if self._run is None:
             return
         import wandb
+        from wandb.sdk.mailbox import HandleAbandonedError
 
         if error is not None:
             self._note_failure(error)
-        self._run.finish(exit_code=int(error is not None))
-        # Waits until everything is on disk; W&B's own hook at exit does not run in every process of a launcher.
-        wandb.teardown()
+        # W&B keeps its own limit except while artifacts wait to be sent: then its process is ended.
+        limit = threading.Timer(self._timeout_seconds + _GRACE_SECONDS, _end_service)
+        limit.daemon = True
+        limit.start()
+        try:
+            self._run.finish(exit_code=int(error is not None))
+            # Waits until everything is on disk; W&B's own hook at exit does not run in every process of a launcher.
+            wandb.teardown()
+        # The limit of time, or the end of W&B's own process: neither takes away a run that is complete here.
+        except (OSError, HandleAbandonedError, wandb.Error) as problem:
+            _LOG.warning(
+                "W&B did not take the rest (%s: %s); the run folder has everything, "
+                "send W&B's record with: wandb sync %s",
+                type(problem).__name__,
+                problem,
+                _record_folder(self._run),
+            )
+            with suppress(OSError):
+                wandb.teardown()
+        finally:
+            limit.cancel()
 
     def log_split(self) -> None:
         """Send the ids of each split and the rejected rows."""
@@ -244,7 +276,7 @@ class WandbRun:
             return
         where = f": {self._run.url}"
         if self._run.offline:
-            where = f", offline; upload it with: wandb sync {Path(self._run.dir).parent}"
+            where = f", offline; upload it with: wandb sync {_record_folder(self._run)}"
         console.print(f"W&B run {self._run.id}{where}", highlight=False, soft_wrap=True, markup=False)
 
     def _note_failure(self, error: BaseException) -> None:
@@ -297,7 +329,12 @@ def wandb_run(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, con
         return
     with (
         _files_staged_in(folder.root / "wandb"),
-        WandbRun(_open(cfg, config, folder, mode), folder, send_checkpoint=cfg.logger.wandb_checkpoint) as tracked,
+        WandbRun(
+            _open(cfg, config, folder, mode),
+            folder,
+            send_checkpoint=cfg.logger.wandb_checkpoint,
+            timeout_seconds=cfg.logger.wandb_timeout_seconds,
+        ) as tracked,
     ):
         tracked.show_address(console)
         tracked.log_split()
@@ -318,32 +355,77 @@ def _files_staged_in(folder: Path) -> Iterator[None]:
 
 
 def _open(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, mode: Mode) -> wandb.Run:
+    """Open the run; where its server cannot be reached, offline, unless a new run was asked to be online."""
     import wandb
 
+    is_new = not (folder.root / IDENTITY_FILE).is_file()
     identity = WandbIdentity.of(cfg, folder)
     try:
-        run = wandb.init(
-            id=identity.id,
-            project=identity.project,
-            entity=identity.entity,
-            group=identity.group,
-            name=f"{cfg.name}/{folder.root.resolve().name}",
-            tags=list(cfg.logger.wandb_tags) or None,
-            config=dict(config),
-            dir=folder.root,
-            mode=mode,
-            resume="allow",
-            # The run folder keeps the output; capturing it would disturb the progress line.
-            settings=wandb.Settings(silent=True, console="off", reinit="finish_previous"),
-        )
+        run = _start(cfg, config, folder, identity, mode)
+    except wandb.errors.AuthenticationError as error:
+        raise _refusal(error) from error
+    except wandb.errors.CommError as error:
+        if mode == "offline" or (is_new and cfg.logger.wandb_mode == "online"):
+            raise _refusal(error) from error
+        _LOG.warning("W&B's server cannot be reached (%s): this run is kept offline", error)
+        wandb.teardown()
+        run = _start(cfg, config, folder, identity, "offline")
     except wandb.Error as error:
-        raise UserError(
-            f"W&B could not start the run: {error}",
-            remedy="use logger.wandb_mode=offline and upload later with wandb sync",
-        ) from error
+        raise _refusal(error) from error
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return run
+
+
+def _start(
+    cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, identity: WandbIdentity, mode: Mode
+) -> wandb.Run:
+    import wandb
+
+    limit = float(cfg.logger.wandb_timeout_seconds)
+    return wandb.init(
+        id=identity.id,
+        project=identity.project,
+        entity=identity.entity,
+        group=identity.group,
+        name=f"{cfg.name}/{folder.root.resolve().name}",
+        tags=list(cfg.logger.wandb_tags) or None,
+        config=dict(config),
+        dir=folder.root,
+        mode=mode,
+        resume="allow",
+        # The run folder keeps the output; capturing it would disturb the progress line.
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            reinit="finish_previous",
+            init_timeout=min(limit, _MAX_START_SECONDS),
+            finish_timeout=limit,
+            finish_timeout_raises=True,
+        ),
+    )
+
+
+def _refusal(error: Exception) -> UserError:
+    return UserError(
+        f"W&B could not start the run: {error}",
+        remedy="use logger.wandb_mode=offline and upload later with wandb sync",
+    )
+
+
+def _end_service() -> None:
+    """End the process that sends to W&B's server; what it has on disk stays, and waiting calls return."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name().startswith(_SERVICE):
+                child.terminate()
+
+
+def _record_folder(run: wandb.Run) -> Path:
+    """Return the folder that ``wandb sync`` takes."""
+    return Path(run.dir).parent
 
 
 def _predictions_table(path: Path) -> wandb.Table:

@@ -1,0 +1,274 @@
+"""``data=folder``: a user's own crystals: a folder with ``id_prop.csv``, a table, or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crystalfm.chem.crystal_io import SUFFIXES, as_crystal, read_crystal_file
+from crystalfm.contracts import DataSpec, TargetSpec, UserError
+from crystalfm.data.crystal_table import RawCrystal, crystal_records, crystal_spec, crystal_table
+from crystalfm.data.dataset import Dataset
+from crystalfm.data.json_records import read_records
+from crystalfm.data.table import is_missing_number
+from crystalfm.data.tabular import read_columns, read_text, require_columns
+from crystalfm.io.files import sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from crystalfm.assets.store import AssetStore
+    from crystalfm.chem.crystals import Crystal
+    from crystalfm.data.records import RecordTable
+
+LIST_FILE = "id_prop.csv"
+"""Names of the structure files and their targets, as CGCNN and ALIGNN read them."""
+
+STRUCTURE_COLUMNS = ("structure", "cif", "poscar", "atoms")
+"""Columns and fields that hold a structure, in the order in which they are looked for."""
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+"""Suffixes of lists of records; ``.gz`` may follow."""
+
+_CELL_LENGTH = 100_000_000
+
+
+class CrystalFolder(Dataset):
+    """A user's own crystals.
+
+    Rows whose structure cannot be read or worked with, or with a target that is not a number, are rejected with
+    their reason; rows without any target are left out. A row may lack some of its targets.
+
+    Args:
+        path: a folder with ``id_prop.csv`` (file name, then the targets; with or without a header) and the CIF,
+            POSCAR, extxyz or JSON files it names, with or without their suffix; or a CSV, TSV or Parquet file with a
+            column of structures as text (CIF, POSCAR or JSON); or JSON objects, one a line or in a list, with a
+            structure as text or as a dictionary of pymatgen or JARVIS.
+        targets: columns to learn; for an ``id_prop.csv`` without a header the names of all its columns after the
+            first.
+        units: unit of each target; dimensionless where not given.
+        id_column: column or field of unique identifiers; ``None`` for row numbers from 0. A folder's ids are the
+            file names.
+        structure_column: column or field of the structures; ``None`` for the first of ``STRUCTURE_COLUMNS``.
+        store: holds the parsed table's cache.
+        seed: see ``Dataset``, as are all others.
+        limit: see ``Dataset``.
+        batch_size: see ``Dataset``.
+        eval_batch_size: see ``Dataset``.
+        split_file: see ``Dataset``.
+        test_fraction: see ``Dataset``.
+        val_fraction: see ``Dataset``.
+        split_seed: see ``Dataset``.
+        num_workers: see ``Dataset``.
+        bucket_by_length: see ``Dataset``.
+
+    Raises:
+        UserError: a setting is out of range, or ``units`` names what is no target.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        targets: list[str],
+        units: dict[str, str] | None = None,
+        id_column: str | None = None,
+        structure_column: str | None = None,
+        store: AssetStore | None = None,
+        seed: int = 42,
+        limit: int | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        split_file: str | None = None,
+        test_fraction: float = 0.1,
+        val_fraction: float = 0.1,
+        split_seed: int | None = None,
+        num_workers: int = 0,
+        bucket_by_length: bool = True,
+    ) -> None:
+        super().__init__(
+            store=store,
+            seed=seed,
+            targets=targets,
+            limit=limit,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            split_file=split_file,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            num_workers=num_workers,
+            bucket_by_length=bucket_by_length,
+        )
+        self.path = Path(path).expanduser()
+        self.names = tuple(targets)
+        self.units = dict(units or {})
+        self.id_column = id_column
+        self.structure_column = structure_column
+        strangers = sorted(set(self.units) - set(targets))
+        if strangers:
+            raise UserError(
+                f"data.units names {', '.join(strangers)}, which data.targets does not",
+                remedy=f"targets: {', '.join(targets)}",
+            )
+
+    def spec(self) -> DataSpec:
+        """Describe the targets that were asked for.
+
+        Raises:
+            UserError: there is nothing at ``path``.
+        """
+        if not self.path.exists():
+            raise UserError(
+                f"data.path={self.path} does not exist",
+                remedy=f"give a folder with {LIST_FILE}, or a CSV, TSV, Parquet or JSON-lines file",
+            )
+        targets = tuple(TargetSpec(name, self.units.get(name, "1")) for name in self.names)
+        return crystal_spec("folder", targets, self.names, "", self.path.name)
+
+    def load(self) -> RecordTable:
+        """Read the crystals, from the cache of the parsed table where there is one; see ``Dataset.load``.
+
+        Raises:
+            UserError: a file is unreadable, a column is missing, ids are repeated, or no row is left.
+        """
+        return crystal_records(self._parsed(), self, self.selected_targets(), None)
+
+    def check(self) -> tuple[RecordTable, int]:
+        """Read the crystals as ``load`` does, even where all are rejected; also return the number of rows there are.
+
+        Raises:
+            UserError: see ``load``.
+        """
+        parsed = self._parsed()
+        return crystal_records(parsed, self, self.selected_targets(), None, may_be_empty=True), parsed.num_rows
+
+    def _parsed(self) -> pa.Table:
+        rows = list(self._rows())
+        files = {row.source for row in rows if isinstance(row.source, Path)}
+        files |= {self.path / LIST_FILE if self.path.is_dir() else self.path}
+        digests = {str(file.relative_to(self.path)): sha256_file(file) for file in files if file.is_file()}
+        content = sha256_json([digests, self.id_column, self.structure_column])
+        return crystal_table(self.store, content, "crystal folder", list(self.names), lambda: rows, _read)
+
+    def _rows(self) -> Iterator[RawCrystal]:
+        if self.path.is_dir():
+            return _listed_rows(self.path, self.names)
+        suffix = Path(self.path.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+        if suffix in JSON_SUFFIXES:
+            return self._json_rows()
+        return self._table_rows()
+
+    def _table_rows(self) -> Iterator[RawCrystal]:
+        csv.field_size_limit(_CELL_LENGTH)
+        structure = self._structure_name(read_columns(self.path))
+        columns = [structure, *self.names, *([self.id_column] if self.id_column else [])]
+        require_columns(self.path, columns)
+        cells = read_text(self.path, columns)
+        for row, source in enumerate(cells[structure]):
+            name = cells[self.id_column][row] if self.id_column else str(row)
+            yield RawCrystal(name or f"row {row}", source, {target: cells[target][row] for target in self.names})
+
+    def _json_rows(self) -> Iterator[RawCrystal]:
+        for row, record in enumerate(read_records(self.path)):
+            name = record.get(self.id_column) if self.id_column else row
+            found = next((key for key in self._structure_names() if record.get(key) is not None), None)
+            source = None if found is None else record[found]
+            yield RawCrystal(f"row {row}" if name is None else str(name), source, record)
+
+    def _structure_names(self) -> tuple[str, ...]:
+        return STRUCTURE_COLUMNS if self.structure_column is None else (self.structure_column,)
+
+    def _structure_name(self, there: Sequence[str]) -> str:
+        if self.structure_column is not None:
+            return self.structure_column
+        found = next((name for name in STRUCTURE_COLUMNS if name in there), None)
+        if found is None:
+            raise UserError(
+                f"{self.path}: no column is called {', '.join(STRUCTURE_COLUMNS)}",
+                remedy=f"name it with data.structure_column; columns: {', '.join(there)}",
+            )
+        return found
+
+
+def list_columns(folder: Path) -> list[str]:
+    """Return the names of the targets in a folder's ``id_prop.csv``; ``target`` or ``target_1`` ... without a header.
+
+    Raises:
+        UserError: there is no such file, or it is no table.
+    """
+    lines = _list_lines(folder)
+    if _is_header(lines[0], _files_by_name(folder)):
+        return lines[0][1:]
+    count = len(lines[0]) - 1
+    return ["target"] if count == 1 else [f"target_{number + 1}" for number in range(count)]
+
+
+def _list_lines(folder: Path) -> list[list[str]]:
+    path = folder / LIST_FILE
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, skipinitialspace=True) if line]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} has no {LIST_FILE}",
+            remedy="write one line for each structure: file name, then its targets, between commas",
+        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table: {error}") from error
+    if not lines:
+        raise UserError(f"{path} is empty", remedy="expected: file name, then its targets, between commas")
+    return lines
+
+
+def _listed_rows(folder: Path, targets: Sequence[str]) -> Iterator[RawCrystal]:
+    """Yield the rows of ``id_prop.csv`` with the paths of their files.
+
+    Raises:
+        UserError: there is no such file, it is no table, or its columns are not the targets.
+    """
+    path = folder / LIST_FILE
+    lines = _list_lines(folder)
+    files = _files_by_name(folder)
+    header = lines.pop(0) if _is_header(lines[0], files) else ["file", *targets]
+    missing = [name for name in targets if name not in header[1:]]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}", remedy=f"columns: {', '.join(header[1:])}")
+    for number, cells in enumerate(lines):
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, row {number}: {len(cells) - 1} targets where {len(header) - 1} are expected",
+                remedy=f"data.targets must name every column after the first; it names {', '.join(targets)}",
+            )
+        name = cells[0]
+        yield RawCrystal(name, files.get(name, folder / name), dict(zip(header[1:], cells[1:], strict=True)))
+
+
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    """Return the structure files of a folder by their name and, where it is unambiguous, by name without suffix."""
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and path.name != LIST_FILE}
+    by_stem: dict[str, list[Path]] = {}
+    for path in files.values():
+        if path.suffix.lower() in SUFFIXES:
+            by_stem.setdefault(path.stem, []).append(path)
+    return {stem: paths[0] for stem, paths in by_stem.items() if len(paths) == 1} | files
+
+
+def _is_header(cells: Sequence[str], files: dict[str, Path]) -> bool:
+    """Say whether the first line names columns: it names no file, and its other cells are no numbers."""
+    return cells[0] not in files and not any(is_missing_number(cell) or _is_number(cell) for cell in cells[1:])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(source: Any) -> Crystal:
+    return read_crystal_file(source) if isinstance(source, Path) else as_crystal(source)
