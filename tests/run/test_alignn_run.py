@@ -10,6 +10,7 @@ import pytest
 from run_helpers import MakeConfig
 
 from crystalfm.run.evaluate import evaluate
+from crystalfm.run.predict import predict
 from crystalfm.run.train import train
 
 pytest.importorskip("pymatgen", reason="needs pymatgen")
@@ -53,3 +54,23 @@ def test_trains_and_predicts_again_from_the_checkpoint(
     )
     name = "mae_formation_energy_peratom_eV_per_atom"
     assert again[name] == pytest.approx(metrics[f"test/{name}"], rel=1e-5)
+
+
+def test_predicts_a_folder_of_structures(make_config: MakeConfig, tmp_path: Path, crystals: Path) -> None:
+    run = tmp_path / "run"
+    train(make_config("model=alignn", "data=jarvis", f"data.path={crystals}", *NARROW, tiny=False), run)
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    for number in range(4):
+        edge = 4.0 + 0.1 * number
+        text = f"NaCl\n1\n{edge} 0 0\n0 {edge} 0\n0 0 {edge}\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+        (folder / f"POSCAR_{number}").write_text(text if number else text[:30])
+    output = tmp_path / "predictions.csv"
+    found = predict(
+        make_config(f"ckpt={run}", f"input={folder}", f"output={output}", "trainer=cpu", config="predict", tiny=False)
+    )
+    assert (found["predicted"], found["rejected"]) == (3, 1)
+    lines = output.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["id", "POSCAR_1", "POSCAR_2", "POSCAR_3"]
+    assert all(line.endswith("eV/atom") for line in lines[1:])
+    assert (tmp_path / "rejected.csv").read_text().splitlines()[1].startswith("POSCAR_0,")

@@ -21,16 +21,18 @@ _HELP = """python -m crystalfm.predict ckpt=RUN_OR_FILE input=X [key=value ...] 
 Predicts the targets of a trained model, in physical units.
 
   ckpt=RUN_OR_FILE         run folder or checkpoint file (required)
-  input=X                  a SMILES string, a file of SMILES (.smi, .txt) or a table (.csv, .tsv) (required)
+  input=X                  a SMILES string, a file of SMILES (.smi, .txt) or a table (.csv, .tsv); for models of
+                           crystals a CIF, POSCAR or extxyz file, a folder of them, or a table (required)
   output=FILE              CSV to write; default predictions.csv, or the terminal for a single SMILES
   smiles_column=NAME       columns of a table; also id_column and description_column
-  max_rejected_fraction=F  exit code 2 when a larger share of the rows cannot be used (default 0.01)
+  max_rejected_fraction=F  exit code 2 when a larger share of the rows cannot be used (default 0.5)
   trainer.accelerator=cpu  device
   paths.mirror=DIR         where weights of encoders are found without a network
 
 Examples
   python -m crystalfm.predict ckpt=runs/quickstart/2026-01-31_12-00-00_1a2b3c input="CCO"
   python -m crystalfm.predict ckpt=best.ckpt input=molecules.csv smiles_column=SMILES output=out.csv
+  python -m crystalfm.predict ckpt=runs/alignn-mp/2026-01-31_12-00-00_1a2b3c input=folder_of_cifs
 """
 
 _VERBATIM = {"ckpt", "input", "output", "smiles_column", "id_column", "description_column"}

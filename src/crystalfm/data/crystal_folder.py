@@ -147,51 +147,58 @@ class CrystalFolder(Dataset):
         return crystal_records(parsed, self, self.selected_targets(), None, may_be_empty=True), parsed.num_rows
 
     def _parsed(self) -> pa.Table:
-        rows = list(self._rows())
+        rows = list(
+            _listed_rows(self.path, self.names)
+            if self.path.is_dir()
+            else _rows(self.path, self.names, self.id_column, self.structure_column)
+        )
         files = {row.source for row in rows if isinstance(row.source, Path)}
         files |= {self.path / LIST_FILE if self.path.is_dir() else self.path}
         digests = {str(file.relative_to(self.path)): sha256_file(file) for file in files if file.is_file()}
         content = sha256_json([digests, self.id_column, self.structure_column])
-        return crystal_table(self.store, content, "crystal folder", list(self.names), lambda: rows, _read)
+        return crystal_table(self.store, content, "crystal folder", list(self.names), lambda: rows, read_crystal)
 
-    def _rows(self) -> Iterator[RawCrystal]:
-        if self.path.is_dir():
-            return _listed_rows(self.path, self.names)
-        suffix = Path(self.path.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
-        if suffix in JSON_SUFFIXES:
-            return self._json_rows()
-        return self._table_rows()
 
-    def _table_rows(self) -> Iterator[RawCrystal]:
-        csv.field_size_limit(_CELL_LENGTH)
-        structure = self._structure_name(read_columns(self.path))
-        columns = [structure, *self.names, *([self.id_column] if self.id_column else [])]
-        require_columns(self.path, columns)
-        cells = read_text(self.path, columns)
-        for row, source in enumerate(cells[structure]):
-            name = cells[self.id_column][row] if self.id_column else str(row)
-            yield RawCrystal(name or f"row {row}", source, {target: cells[target][row] for target in self.names})
+def _rows(
+    path: Path, names: Sequence[str], id_column: str | None, structure_column: str | None
+) -> Iterator[RawCrystal]:
+    """Yield the rows of a table or of a list of JSON records, with the targets of ``names``."""
+    suffix = Path(path.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+    if suffix in JSON_SUFFIXES:
+        return _json_rows(path, id_column, structure_column)
+    return _table_rows(path, names, id_column, structure_column)
 
-    def _json_rows(self) -> Iterator[RawCrystal]:
-        for row, record in enumerate(read_records(self.path)):
-            name = record.get(self.id_column) if self.id_column else row
-            found = next((key for key in self._structure_names() if record.get(key) is not None), None)
-            source = None if found is None else record[found]
-            yield RawCrystal(f"row {row}" if name is None else str(name), source, record)
 
-    def _structure_names(self) -> tuple[str, ...]:
-        return STRUCTURE_COLUMNS if self.structure_column is None else (self.structure_column,)
+def _table_rows(
+    path: Path, names: Sequence[str], id_column: str | None, structure_column: str | None
+) -> Iterator[RawCrystal]:
+    csv.field_size_limit(_CELL_LENGTH)
+    structure = structure_column or _structure_name(path, read_columns(path))
+    columns = [structure, *names, *([id_column] if id_column else [])]
+    require_columns(path, columns)
+    cells = read_text(path, columns)
+    for row, source in enumerate(cells[structure]):
+        name = cells[id_column][row] if id_column else str(row)
+        yield RawCrystal(name or f"row {row}", source, {target: cells[target][row] for target in names})
 
-    def _structure_name(self, there: Sequence[str]) -> str:
-        if self.structure_column is not None:
-            return self.structure_column
-        found = next((name for name in STRUCTURE_COLUMNS if name in there), None)
-        if found is None:
-            raise UserError(
-                f"{self.path}: no column is called {', '.join(STRUCTURE_COLUMNS)}",
-                remedy=f"name it with data.structure_column; columns: {', '.join(there)}",
-            )
-        return found
+
+def _json_rows(path: Path, id_column: str | None, structure_column: str | None) -> Iterator[RawCrystal]:
+    candidates = STRUCTURE_COLUMNS if structure_column is None else (structure_column,)
+    for row, record in enumerate(read_records(path)):
+        name = record.get(id_column) if id_column else row
+        found = next((key for key in candidates if record.get(key) is not None), None)
+        source = None if found is None else record[found]
+        yield RawCrystal(f"row {row}" if name is None else str(name), source, record)
+
+
+def _structure_name(path: Path, there: Sequence[str]) -> str:
+    found = next((name for name in STRUCTURE_COLUMNS if name in there), None)
+    if found is None:
+        raise UserError(
+            f"{path}: no column is called {', '.join(STRUCTURE_COLUMNS)}",
+            remedy=f"name it with data.structure_column; columns: {', '.join(there)}",
+        )
+    return found
 
 
 def list_columns(folder: Path) -> list[str]:
@@ -270,5 +277,30 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read(source: Any) -> Crystal:
+def read_crystal(source: Any) -> Crystal:
+    """Return the crystal of a row's source: the path of a file, a text or a dictionary.
+
+    Raises:
+        CrystalError: there is none in it that can be worked with.
+    """
     return read_crystal_file(source) if isinstance(source, Path) else as_crystal(source)
+
+
+def structure_rows(path: Path, *, id_column: str | None = None) -> list[RawCrystal]:
+    """Return one row a structure, without targets, of a path that exists.
+
+    Args:
+        path: a folder, of which every file but ``id_prop.csv`` and hidden ones is a row; a table or a list of JSON
+            records as ``CrystalFolder`` reads it; or else one structure file.
+        id_column: column or field of identifiers; ``None`` for row numbers from 0. Of files, their names.
+
+    Raises:
+        UserError: a table cannot be read, or has no column of structures.
+    """
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+        return [RawCrystal(item.name, item, {}) for item in files if item.name != LIST_FILE]
+    suffix = Path(path.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+    if suffix in {".csv", ".tsv", ".parquet", *JSON_SUFFIXES}:
+        return list(_rows(path, (), id_column, None))
+    return [RawCrystal(path.name, path, {})]

@@ -19,8 +19,6 @@ _EV_PER_UNIT = {
     "ev": 1.0,
     "mev": 1e-3,
     "hartree": HARTREE_TO_EV,
-    "ev/atom": 1.0,
-    "hartree/atom": HARTREE_TO_EV,
 }
 _SYMBOLS = {
     "hartree": "Ha",
@@ -33,7 +31,7 @@ _SYMBOLS = {
 
 
 def ev_per_unit(unit: str) -> float | None:
-    """Return how many electronvolts one ``unit`` is, or ``None`` when it is no energy."""
+    """Return how many electronvolts one ``unit`` is, or ``None`` when it is no energy (energies per atom are none)."""
     return _EV_PER_UNIT.get(unit.lower())
 
 

@@ -1,4 +1,4 @@
-"""Prediction for new molecules: a SMILES string, a file of SMILES, or a table in; a table with units out."""
+"""Prediction for new molecules and crystals: a SMILES string, files or a table in; a table with units out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from crystalfm.data.records import (
     write_rejected,
 )
 from crystalfm.io.files import write_text
+from crystalfm.run.crystal_inputs import need_structures, read_crystal_inputs
 from crystalfm.run.folder import find_checkpoint
 from crystalfm.run.prepare import only_test
 from crystalfm.run.saved import SavedPredictor
@@ -122,16 +123,21 @@ def input_table(inputs: Inputs, targets: Sequence[TargetSpec], modalities: Seque
     fields: dict[str, list[str | None]] = {name: list(values) for name, values in inputs.fields.items()}
     if "description" in modalities and "description" not in fields:
         fields["description"] = [None] * len(inputs.ids)
-    spec = DataSpec("input", tuple(fields), tuple(targets), tuple(target.name for target in targets))
+    return _records(Inputs(inputs.ids, fields), targets, canonical).without(problems)
+
+
+def _records(inputs: Inputs, targets: Sequence[TargetSpec], groups: Sequence[str | None]) -> RecordTable:
+    """Make records of the inputs under their row numbers as ids; rows of equal ``groups`` are the same thing."""
+    spec = DataSpec("input", tuple(inputs.fields), tuple(targets), tuple(target.name for target in targets))
     rows = np.array([str(row) for row in range(len(inputs.ids))])
     return RecordTable(
         spec=spec,
         ids=rows,
-        fields=fields,
+        fields=inputs.fields,
         targets=np.full((len(rows), len(targets)), np.nan),
         target_specs=tuple(targets),
-        groups=group_numbers(canonical),
-    ).without(problems)
+        groups=group_numbers(groups),
+    )
 
 
 def predict(cfg: DictConfig) -> dict[str, Any]:
@@ -148,9 +154,14 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     """
     quiet_lightning()
     console = run_console()
-    inputs = read_inputs(str(cfg.input), cfg.smiles_column, cfg.id_column, cfg.description_column)
     saved = SavedPredictor(find_checkpoint(cfg.ckpt), cfg, progress=RichProgress(console))
-    table = input_table(inputs, saved.model.targets, saved.model.modalities)
+    if need_structures(saved.model.modalities):
+        ids, structures, problems = read_crystal_inputs(str(cfg.input), cfg.id_column)
+        inputs = Inputs(ids, {"structure": structures})
+        table = _records(inputs, saved.model.targets, structures).without(problems)
+    else:
+        inputs = read_inputs(str(cfg.input), cfg.smiles_column, cfg.id_column, cfg.description_column)
+        table = input_table(inputs, saved.model.targets, saved.model.modalities)
     table, values = represent(table, saved.model.modalities)
     rejected = _named(table.rejected, inputs)
     output = _output_path(cfg, inputs)
@@ -182,7 +193,7 @@ def _named(rejected: Sequence[Rejection], inputs: Inputs) -> list[Rejection]:
 def _output_path(cfg: DictConfig, inputs: Inputs) -> Path | None:
     if cfg.output:
         return Path(cfg.output).expanduser()
-    single = len(inputs.ids) == 1 and not Path(str(cfg.input)).expanduser().is_file()
+    single = len(inputs.ids) == 1 and not Path(str(cfg.input)).expanduser().exists()
     return None if single else Path("predictions.csv")
 
 

@@ -210,7 +210,8 @@ def _next_commands(cfg: DictConfig, prepared: PreparedData, folder: RunFolder) -
     if "smiles" in prepared.table.spec.fields and prepared.modalities:
         commands.append(f'python -m crystalfm.predict ckpt={shown_path(folder.root)} input="CCO"')
     else:
-        commands.append(f"python train.py model=llm_fusion data={cfg.data.name}")
+        other = "alignn" if "structure" in prepared.table.spec.fields and cfg.model.name != "alignn" else "llm_fusion"
+        commands.append(f"python train.py model={other} data={cfg.data.name}")
     return commands
 
 
