@@ -1,6 +1,7 @@
 """Settings of classes, read from source."""
 
 import ast
+import inspect
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from crystalfm.config.schema import TrainerSettings
 from crystalfm.config.signatures import _module, read_signature, require_allowed
 from crystalfm.contracts import UserError
+from crystalfm.data.dataset import Dataset, SharedSettings
 
 
 def test_settings_and_runtime_arguments_of_a_model():
@@ -25,6 +27,18 @@ def test_required_settings_of_a_data_set():
     assert settings["targets"].type.accepts(["gap"])
     assert "store" not in settings
     assert "seed" not in settings
+
+
+def test_keywords_handed_on_to_a_base_class_are_read_there():
+    taken = set(inspect.signature(Dataset.__init__).parameters) - {"self"}
+    assert set(SharedSettings.__annotations__) == taken - {"targets", "batch_size", "eval_batch_size"}
+    crystals = read_signature("crystalfm.data.crystal_folder.CrystalFolder")
+    assert taken - {"store", "seed"} < set(crystals.settings)
+    assert {"store", "seed"} <= crystals.runtime
+    assert crystals.settings["test_fraction"].default == "0.1"
+    # Where both list a keyword, the class's own counts.
+    assert crystals.settings["batch_size"].default == "64"
+    assert crystals.settings["targets"].required
 
 
 def test_dataclass_fields_with_default_factories():

@@ -98,10 +98,12 @@ class _Part:
 
     @property
     def size(self) -> int:
+        """Bytes that are there already."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     @property
     def etag(self) -> str | None:
+        """The server's mark of the version they belong to, if any."""
         return self._mark.read_text(encoding="utf-8") if self._mark.exists() else None
 
     def begin(self, response: Response) -> None:
@@ -112,6 +114,7 @@ class _Part:
             self._mark.write_text(etag, encoding="utf-8")
 
     def remove(self) -> None:
+        """Forget what is there."""
         self.path.unlink(missing_ok=True)
         self._mark.unlink(missing_ok=True)
 

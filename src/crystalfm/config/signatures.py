@@ -145,14 +145,35 @@ def _signature_of(path: str, module: _Module, definition: ast.ClassDef) -> Signa
         (item for item in definition.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None
     )
     if initializer is not None:
-        return _from_initializer(path, module, initializer)
+        own = _from_initializer(path, module, initializer)
+        inherited = _inherited(path, module, definition) if _hands_on(initializer) else None
+        return own if inherited is None else _joined(own, inherited)
     if _is_dataclass(definition):
         return _from_fields(path, module, definition)
+    return _inherited(path, module, definition) or Signature(path, {}, frozenset())
+
+
+def _inherited(path: str, module: _Module, definition: ast.ClassDef) -> Signature | None:
+    """Return what the first base class of the package takes, ``None`` without one."""
     for base in definition.bases:
         found = module.find_class(base.id) if isinstance(base, ast.Name) else None
         if found is not None:
             return _signature_of(path, *found)
-    return Signature(path, {}, frozenset())
+    return None
+
+
+def _hands_on(function: ast.FunctionDef) -> bool:
+    """Say whether an initializer takes further keywords for its base class: ``**name: Unpack[Settings]``."""
+    annotation = function.args.kwarg.annotation if function.args.kwarg is not None else None
+    return isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Unpack"
+
+
+def _joined(own: Signature, inherited: Signature) -> Signature:
+    return Signature(own.path, own.settings | _without(inherited, own), own.runtime | inherited.runtime)
+
+
+def _without(inherited: Signature, own: Signature) -> dict[str, Setting]:
+    return {name: setting for name, setting in inherited.settings.items() if name not in own.settings}
 
 
 def _from_initializer(path: str, module: _Module, function: ast.FunctionDef) -> Signature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from crystalfm.data.crystal_table import (
     official_parts,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.materials_project import part_files
 from crystalfm.data.tabular import read_columns, read_text
 from crystalfm.io.files import sha256_file, sha256_json
@@ -29,7 +29,6 @@ from crystalfm.io.files import sha256_file, sha256_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crystalfm.assets.store import AssetStore
     from crystalfm.chem.crystals import Crystal
     from crystalfm.data.records import RecordTable
     from crystalfm.data.splits import Splits
@@ -78,33 +77,12 @@ class CDVAERelease(Dataset):
         *,
         split: Literal["auto", "official", "extended", "random"] = "auto",
         path: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
         targets: list[str] | None = None,
-        limit: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.split = split
         self.path = None if path is None else Path(path).expanduser()
 

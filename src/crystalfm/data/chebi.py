@@ -7,14 +7,14 @@ import logging
 import zlib
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.chem.properties import logp_and_qed
 from crystalfm.contracts import SPLITS, DataSpec, TargetSpec, UserError
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.parsed_cache import cached_table
 from crystalfm.data.records import RecordTable, Rejection, group_numbers
 from crystalfm.data.splits import Splits, make_splits
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from crystalfm.assets.store import AssetStore
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,18 +71,12 @@ class ChEBI20(Dataset):
             ``val_fraction`` validates and the rest trains together with the training file, so that text is learned
             where only the validation file has it. ``random``: drawn from all rows by the fractions.
         path: folder with the release's files; ``None`` for the asset store.
-        store: where the asset comes from; also holds the parsed table's cache.
         targets: ``logp`` and ``qed``; both by default.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``; each official part keeps its share and at least one row.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``; a file goes before ``split``.
-        test_fraction: see ``Dataset``; used by ``split=random``.
-        val_fraction: see ``Dataset``; used by ``split=random`` and, of the validation file, by ``split=extended``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``. ``limit`` keeps the share of each official part, at least one row; ``split_file``
+            goes before ``split``; ``test_fraction`` counts for ``split=random``, ``val_fraction`` for ``extended`` too, of the
+            validation file.
 
     Raises:
         UserError: a setting is out of range.
@@ -94,33 +87,12 @@ class ChEBI20(Dataset):
         *,
         split: Literal["official", "extended", "random"] = "official",
         path: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
         targets: list[str] | None = None,
-        limit: int | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 512,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.split = split
         self.path = None if path is None else Path(path).expanduser()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from crystalfm.chem.crystal_io import SUFFIXES, as_crystal, read_crystal_file
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
 from crystalfm.data.crystal_table import RawCrystal, crystal_records, crystal_spec, crystal_table
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.json_records import read_records
 from crystalfm.data.table import is_missing_number
 from crystalfm.data.tabular import read_columns, read_text, require_columns
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from crystalfm.assets.store import AssetStore
     from crystalfm.chem.crystals import Crystal
     from crystalfm.data.records import RecordTable
 
@@ -53,17 +52,9 @@ class CrystalFolder(Dataset):
         id_column: column or field of unique identifiers; ``None`` for row numbers from 0. A folder's ids are the
             file names.
         structure_column: column or field of the structures; ``None`` for the first of ``STRUCTURE_COLUMNS``.
-        store: holds the parsed table's cache.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``.
-        test_fraction: see ``Dataset``.
-        val_fraction: see ``Dataset``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``.
 
     Raises:
         UserError: a setting is out of range, or ``units`` names what is no target.
@@ -77,32 +68,11 @@ class CrystalFolder(Dataset):
         units: dict[str, str] | None = None,
         id_column: str | None = None,
         structure_column: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
-        limit: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.path = Path(path).expanduser()
         self.names = tuple(targets)
         self.units = dict(units or {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -17,11 +17,26 @@ if TYPE_CHECKING:
     from crystalfm.data.splits import Splits
 
 
+class SharedSettings(TypedDict, total=False):
+    """Settings that every data set takes and hands on to ``Dataset``, which describes them."""
+
+    store: AssetStore | None
+    seed: int
+    limit: int | None
+    split_file: str | None
+    test_fraction: float
+    val_fraction: float
+    split_seed: int | None
+    num_workers: int
+    bucket_by_length: bool
+
+
 class Dataset(ABC):
     """Base of all data sets and the settings they share.
 
-    A subclass lists these settings among its own keyword arguments (the config check reads them there) and
-    implements ``spec`` and ``load``. Splits and batches are made by others from the settings kept here.
+    A subclass lists targets and batch sizes, whose defaults differ, and its own settings among its keyword arguments,
+    takes the others as ``**shared: Unpack[SharedSettings]``, and implements ``spec`` and ``load``. Splits and batches
+    are made by others from the settings kept here.
 
     Args:
         store: where assets come from; ``None`` when only the specification is wanted.
@@ -44,18 +59,18 @@ class Dataset(ABC):
     def __init__(
         self,
         *,
-        store: AssetStore | None,
-        seed: int,
         targets: list[str] | None,
-        limit: int | None,
         batch_size: int,
         eval_batch_size: int,
-        split_file: str | None,
-        test_fraction: float,
-        val_fraction: float,
-        split_seed: int | None,
-        num_workers: int,
-        bucket_by_length: bool,
+        store: AssetStore | None = None,
+        seed: int = 42,
+        limit: int | None = None,
+        split_file: str | None = None,
+        test_fraction: float = 0.1,
+        val_fraction: float = 0.1,
+        split_seed: int | None = None,
+        num_workers: int = 0,
+        bucket_by_length: bool = True,
     ) -> None:
         at_least = {
             "limit": (limit, 1),

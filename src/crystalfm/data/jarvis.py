@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from crystalfm.chem.crystal_io import crystal_from_jarvis, read_crystal_file
 from crystalfm.contracts import DataSpec, UserError
@@ -15,7 +15,7 @@ from crystalfm.data.crystal_table import (
     first_at_hand,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.id_splits import parts_of_ids, read_id_splits
 from crystalfm.data.json_records import read_records
 from crystalfm.io.files import sha256_file, sha256_json
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from crystalfm.assets.store import AssetStore
     from crystalfm.chem.crystals import Crystal
     from crystalfm.data.records import RecordTable
 
@@ -110,18 +109,11 @@ class Jarvis(Dataset):
         split_target: target whose list ``hybrid`` takes; ``None`` where only one target is chosen.
         ids_file: JSON with lists of ids under ``train``, ``val``, ``test`` or ``id_train``, ``id_val``, ``id_test``,
             or the JARVIS-Leaderboard's benchmark file, zipped or not.
-        store: where the assets come from; also holds the parsed table's cache.
         targets: names of targets; ``formation_energy_peratom`` by default, ``optb88vdw_bandgap`` of the sample.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``; drawn among the crystals with a target, from each part of a list of ids in proportion.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``; a file goes before ``split``.
-        test_fraction: see ``Dataset``; used by ``split=random``.
-        val_fraction: see ``Dataset``; used by ``split=random``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``. ``limit`` draws among the crystals with a target, from each part of a list of ids in
+            proportion; ``split_file`` goes before ``split``; the fractions count for ``split=random``.
 
     Raises:
         UserError: a setting is out of range, or ``split`` lacks what it needs.
@@ -135,33 +127,12 @@ class Jarvis(Dataset):
         split: Literal["random", "hybrid", "ids"] = "random",
         split_target: str | None = None,
         ids_file: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
         targets: list[str] | None = None,
-        limit: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         if (split == "ids") != (ids_file is not None):
             problem = "needs data.ids_file" if split == "ids" else "does not read data.ids_file"
             raise UserError(f"data.split={split} {problem}", remedy="data.split=ids data.ids_file=FILE.json")

@@ -7,7 +7,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from crystalfm.chem.crystal_io import as_crystal, crystal_from_text
 from crystalfm.contracts import SPLITS, DataSpec, UserError
@@ -20,14 +20,13 @@ from crystalfm.data.crystal_table import (
     official_parts,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.tabular import read_columns, read_text
 from crystalfm.io.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crystalfm.assets.store import AssetStore
     from crystalfm.chem.crystals import Crystal
     from crystalfm.data.records import RecordTable
     from crystalfm.data.splits import Splits
@@ -74,18 +73,11 @@ class MaterialsProject(Dataset):
         path: folder with ``train.csv``, ``val.csv`` and ``test.csv``; one such CSV; or a JSON list of ``mp-api``
             documents with ``material_id``, ``structure`` and targets by name. CSV and JSON may be gzip-compressed.
             ``None`` for the asset store.
-        store: where the asset comes from; also holds the parsed table's cache.
         targets: names of targets; ``formation_energy_per_atom`` by default.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``; each official part keeps its share and at least one row.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``; a file goes before ``split``.
-        test_fraction: see ``Dataset``; used where the split is drawn.
-        val_fraction: see ``Dataset``; used where the split is drawn, and by ``split=extended``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``. ``limit`` keeps the share of each official part, at least one row; ``split_file``
+            goes before ``split``; the fractions count where the split is drawn, ``val_fraction`` for ``extended`` too.
 
     Raises:
         UserError: a setting is out of range.
@@ -96,33 +88,12 @@ class MaterialsProject(Dataset):
         *,
         split: Literal["official", "extended", "random"] = "official",
         path: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
         targets: list[str] | None = None,
-        limit: int | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.split = split
         self.path = None if path is None else Path(path).expanduser()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.parsed_cache import cached_table
 from crystalfm.data.records import RecordTable, Rejection, group_numbers
 from crystalfm.io.files import sha256_file, sha256_json
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from crystalfm.assets.store import AssetStore
 
 Source = Literal["auto", "wheel", "moleculenet"]
 
@@ -78,18 +77,10 @@ class QM9(Dataset):
     Args:
         source: ``wheel``, ``moleculenet``, or ``auto``: the file of ``path`` if given, else the wheel.
         path: MoleculeNet's ``qm9.csv``, or a folder with the wheel's CSV files; ``None`` for the asset store.
-        store: where the assets come from; also holds the parsed table's cache.
         targets: names of targets; ``homo``, ``lumo`` and ``gap`` by default.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``.
-        test_fraction: see ``Dataset``.
-        val_fraction: see ``Dataset``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``.
 
     Raises:
         UserError: a setting is out of range.
@@ -100,33 +91,12 @@ class QM9(Dataset):
         *,
         source: Literal["auto", "wheel", "moleculenet"] = "auto",
         path: str | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
         targets: list[str] | None = None,
-        limit: int | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 512,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.source = source
         self.path = None if path is None else Path(path).expanduser()
 

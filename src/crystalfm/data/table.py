@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from crystalfm.chem.molecules import canonicalize
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
-from crystalfm.data.dataset import Dataset
+from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.records import RecordTable, Rejection, group_numbers
 from crystalfm.data.tabular import TextColumns, read_text, require_columns
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crystalfm.assets.store import AssetStore
 
 _MISSING_NUMBERS = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 """Spellings of a missing number, in lower case."""
@@ -43,17 +42,9 @@ class MoleculeTable(Dataset):
         description_column: column of texts about the molecules, or ``None``.
         targets: columns to learn.
         units: unit of each target column; dimensionless where not given.
-        store: not used; every data set takes it.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``.
-        test_fraction: see ``Dataset``.
-        val_fraction: see ``Dataset``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
+        shared: see ``Dataset``.
 
     Raises:
         UserError: a setting is out of range, or ``units`` names a column that is no target.
@@ -68,32 +59,11 @@ class MoleculeTable(Dataset):
         id_column: str | None = None,
         description_column: str | None = None,
         units: dict[str, str] | None = None,
-        store: AssetStore | None = None,
-        seed: int = 42,
-        limit: int | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 512,
-        split_file: str | None = None,
-        test_fraction: float = 0.1,
-        val_fraction: float = 0.1,
-        split_seed: int | None = None,
-        num_workers: int = 0,
-        bucket_by_length: bool = True,
+        **shared: Unpack[SharedSettings],
     ) -> None:
-        super().__init__(
-            store=store,
-            seed=seed,
-            targets=targets,
-            limit=limit,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            split_file=split_file,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            num_workers=num_workers,
-            bucket_by_length=bucket_by_length,
-        )
+        super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.path = Path(path).expanduser()
         self.columns = TableColumns(smiles_column, tuple(targets), id_column, description_column)
         self.units = dict(units or {})

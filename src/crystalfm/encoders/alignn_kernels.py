@@ -73,10 +73,12 @@ class _Statistics:
 
     @classmethod
     def empty(cls, width: int, device: torch.device) -> _Statistics:
+        """Return those of no rows of ``width`` channels."""
         zeros = torch.zeros(width, dtype=torch.float64, device=device)
         return cls(0, zeros, zeros.clone())
 
     def add(self, rows: Tensor) -> None:
+        """Take in further rows (R, D)."""
         mean = rows.mean(dim=0)
         centred = rows - mean
         squares = centred.mul_(centred).sum(dim=0).double()  # faster than var_mean, which reads down the columns
@@ -88,6 +90,7 @@ class _Statistics:
 
     @property
     def variance(self) -> Tensor:
+        """Variance (D,) with the number of rows below, as batch norm takes it."""
         return self.squares / max(self.count, 1)
 
 
