@@ -75,8 +75,8 @@ class ChEBI20(Dataset):
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
         shared: see ``Dataset``. ``limit`` keeps the share of each official part, at least one row; ``split_file``
-            goes before ``split``; ``test_fraction`` counts for ``split=random``, ``val_fraction`` for ``extended`` too, of the
-            validation file.
+            goes before ``split``; ``test_fraction`` counts for ``split=random``, ``val_fraction`` for ``extended`` too,
+            of the validation file.
 
     Raises:
         UserError: a setting is out of range.
