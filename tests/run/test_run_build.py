@@ -26,6 +26,14 @@ def test_runtime_arguments_reach_only_the_classes_that_take_them() -> None:
     assert model.targets == (GAP,)
 
 
+@pytest.mark.parametrize("data", ["qm9", "chebi", "mp", "jarvis", "perov5", "carbon24"])
+def test_every_data_set_gets_the_store_and_the_seed(make_config: MakeConfig, tmp_path: Path, data: str) -> None:
+    store = AssetStore(tmp_path / "cache")
+    dataset = construct(make_config(f"data={data}", "model=mean").data, store=store, seed=11)
+    assert dataset.store is store
+    assert dataset.drawing_seed == 11
+
+
 @pytest.mark.parametrize("target", ["os.system", "torch.load", "crystalfm.models.mean.Nothing"])
 def test_classes_from_elsewhere_are_refused(target: str) -> None:
     with pytest.raises(UserError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -34,7 +33,7 @@ def construct(node: Node, **runtime: Any) -> Any:
         UserError: the target is not a class of this framework.
     """
     target = load_target(node["_target_"])
-    accepted = inspect.signature(target).parameters
+    accepted = read_signature(str(node["_target_"])).runtime
     return target(**settings_of(node), **{key: value for key, value in runtime.items() if key in accepted})
 
 
