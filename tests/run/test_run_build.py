@@ -26,10 +26,13 @@ def test_runtime_arguments_reach_only_the_classes_that_take_them() -> None:
     assert model.targets == (GAP,)
 
 
-@pytest.mark.parametrize("data", ["qm9", "chebi", "mp", "jarvis", "perov5", "carbon24"])
-def test_every_data_set_gets_the_store_and_the_seed(make_config: MakeConfig, tmp_path: Path, data: str) -> None:
+@pytest.mark.parametrize(
+    "target",
+    ["qm9.QM9", "chebi.ChEBI20", "materials_project.MaterialsProject", "jarvis.Jarvis", "cdvae.Perov5", "cdvae.Carbon24"],
+)
+def test_every_data_set_gets_the_store_and_the_seed(tmp_path: Path, target: str) -> None:
     store = AssetStore(tmp_path / "cache")
-    dataset = construct(make_config(f"data={data}", "model=mean").data, store=store, seed=11)
+    dataset = construct({"_target_": f"crystalfm.data.{target}"}, store=store, seed=11)
     assert dataset.store is store
     assert dataset.drawing_seed == 11
 
