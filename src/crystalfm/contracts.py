@@ -81,6 +81,7 @@ MODALITIES: Mapping[str, ModalitySpec] = {
         ModalitySpec("fingerprint", "smiles", "Morgan fingerprint of the molecule"),
         ModalitySpec("molecular_graph", "smiles", "atoms of the molecule and how each two are related"),
         ModalitySpec("crystal_graph", "structure", "atoms of the crystal, their neighbours and the angles between"),
+        ModalitySpec("composition", "structure", "elements of the crystal and their shares"),
         ModalitySpec("description", "description", "text that describes the material or molecule"),
     )
 }
@@ -136,11 +137,13 @@ class Requirements:
         modalities: modalities the model can use; it needs at least ``min_modalities`` of them.
         min_modalities: how many of them must be there (0 for models that look at targets alone).
         max_modalities: how many it can take at once, or ``None`` for no limit.
+        frozen: those of ``modalities`` of which it takes a frozen encoder's vectors and nothing else.
     """
 
     modalities: tuple[str, ...] = ()
     min_modalities: int = 1
     max_modalities: int | None = None
+    frozen: tuple[str, ...] = ()
 
     def problems(self, spec: DataSpec, chosen: Iterable[str]) -> list[str]:
         """Say why ``chosen`` modalities of ``spec`` do not fit; an empty list means they fit."""

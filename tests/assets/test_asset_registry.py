@@ -13,7 +13,7 @@ EXPECTED = {
     "qm9", "qm9_moleculenet", "chebi20", "minilm", "rxnfp", "smollm2_135m", "chemberta", "selfies_ted",
     "gpt2", "gpt2_large", "bert", "matbert", "llama2_7b", "llama3_8b", "mp_20", "perov_5", "perov_5_parquet",
     "carbon_24", "carbon_24_parquet", "jarvis_dft_3d_2022", "jarvis_dft_3d_2021", "jarvis_dft_3d_subset",
-    "jarvis_hybrid_splits", "jarvis_sample",
+    "jarvis_hybrid_splits", "jarvis_sample", "alignn_ff", "alignn_mp_e_form", "alignn_jv_formation_energy_peratom",
 }  # fmt: skip
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -71,7 +71,18 @@ def test_addresses_may_have_names_of_their_own() -> None:
 
 def test_no_pickled_settings_are_taken_from_wheels() -> None:
     names = {file.name for asset in ASSETS.values() for file in asset.files}
-    assert not {name for name in names if name.endswith((".pt", ".pkl", ".pickle")) or "training_args" in name}
+    pickled = {name for name in names if name.endswith((".pt", ".pkl", ".pickle")) or "training_args" in name}
+    assert pickled == {"best_model.pt"}  # weights of ALIGNN-FF, of which only the tensors are loaded
+
+
+@pytest.mark.parametrize("name", [name for name in ASSETS if name.startswith("alignn_") and name != "alignn_ff"])
+def test_published_alignn_checkpoints_have_an_address_and_no_checksum_yet(name: str) -> None:
+    asset = ASSETS[name]
+    (file,) = asset.files
+    (place,) = [place for place in asset.places if isinstance(place, UrlPlace)]
+    assert re.fullmatch(r"https://ndownloader\.figshare\.com/files/3145\d{4}", place.url(file.name))
+    assert file.name == f"{name.removeprefix('alignn_')}_alignn.zip"
+    assert not asset.is_pinned
 
 
 def test_hub_assets_accept_their_repository_names_in_a_mirror() -> None:

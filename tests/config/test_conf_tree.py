@@ -8,11 +8,13 @@ import pytest
 from crystalfm.config.compose import Composer
 from crystalfm.config.location import conf_folder
 from crystalfm.config.preflight import preflight
+from crystalfm.config.problems import ConfigError
 from crystalfm.config.schema import ENTRY_POINTS, RESERVED_KEYS
 from crystalfm.config.signatures import read_signature
 
 GROUPS = ("model", "llm", "optimizer", "scheduler", "callbacks", "logger", "paths", "debug")
-EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+FOLDER = conf_folder() / "experiment"
+EXPERIMENTS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,8 @@ def options(group):
 def fitting_data(composer, model):
     """The default data set are molecules; a model of crystals alone needs another."""
     needs = composer.catalog.node("model", model)["requires"]
-    return ["data=mp"] if needs["modalities"] == ["crystal_graph"] else []
+    of_molecules = {"smiles", "fingerprint"} & set(needs["modalities"])
+    return [] if of_molecules or not needs["min_modalities"] else ["data=mp"]
 
 
 def test_every_group_has_a_default_that_is_clean(composer):
@@ -73,6 +76,25 @@ def test_every_experiment_is_clean_with_every_debug(composer, experiment, debug)
     cfg = preflight(composer, overrides)[0]
     if debug == "ci":
         assert cfg.data.limit == 64
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_every_mode_names_itself_and_goes_with_crystals(composer, mode):
+    cfg = preflight(composer, [f"mode={mode}", "data=mp", "data.description=chemnlp"])[0]
+    assert cfg.mode == mode
+    assert composer.catalog.node("model", cfg.model.name)["name"] == cfg.model.name
+
+
+def test_the_command_line_goes_before_a_mode(composer):
+    overrides = ["experiment=hybrid/tc", "mode=paper", "scheduler=plateau", "optimizer=adamw", "optimizer.lr=0.5"]
+    cfg = preflight(composer, overrides)[0]
+    assert (cfg.name, cfg.scheduler.name, cfg.optimizer.name) == ("hybrid_tc-paper", "plateau", "adamw")
+    assert (cfg.optimizer.lr, cfg.model.predictor, cfg.data.batch_size) == (0.5, "residual", 32)
+
+
+def test_a_misspelled_option_in_a_folder_of_a_group_is_refused(composer):
+    with pytest.raises(ConfigError, match="hybrid/mbj_bandgap"):
+        preflight(composer, ["experiment=hybrid/mbj_bandgp"])
 
 
 def test_models_go_with_encoders_and_llms(composer):

@@ -41,9 +41,28 @@ def test_description_of_qm9_names_what_fits(composer):
     provided = "smiles, selfies, fingerprint, molecular_graph"
     assert problem.message == f"data set 'qm9' has no description (it provides: {provided})"
     assert f"modalities that fit: {provided}" in problem.remedy
-    assert (
-        "data sets with description: chebi (data=chebi), csv (data=csv data.description_column=...)" in problem.remedy
-    )
+    for one in (
+        "chebi (data=chebi)",
+        "csv (data=csv data.description_column=...)",
+        "mp (data=mp data.description=...)",
+    ):
+        assert one in problem.remedy.partition("data sets with description: ")[2]
+
+
+def test_description_of_crystals_names_both_ways_of_describing(composer):
+    words = ("model=llm_fusion", "data=mp", "modalities=[description]")
+    remedy = check(composer, *words)["modalities"].remedy
+    assert remedy.startswith("set data.description=robocrys or data.description=chemnlp, which is null")
+    assert check(composer, *words, "data.description=chemnlp") == {}
+
+
+def test_package_that_describes_must_be_installed(composer, monkeypatch):
+    monkeypatch.setattr("crystalfm.config.extras.is_installed", lambda module: module != "robocrys")
+    words = ("model=llm_fusion", "data=mp", "data.description=robocrys")
+    problem = check(composer, *words, "modalities=[description]")["data.description"]
+    assert problem.message == "robocrys: robocrys is not installed"
+    assert "crystalfm[describe]" in problem.remedy
+    assert check(composer, *words, "modalities=[crystal_graph]", "model=alignn") == {}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +174,28 @@ def test_cpu_build_of_torch_beside_a_gpu(composer, monkeypatch):
 def test_unknown_baseline(composer):
     problem = check(composer, "baselines=[xgbost,mean]")["baselines"]
     assert "did you mean 'xgboost'?" in problem.remedy
+
+
+def test_pretrained_weights_are_looked_for_before_anything_starts(composer, tmp_path):
+    crystals = ("model=alignn", "data=mp")
+    key = "encoders.crystal_graph"
+    assert "did you mean 'alignn_ff'" in check(composer, *crystals, f"{key}.weights=alignn_f")[f"{key}.weights"].remedy
+    (tmp_path / "run").mkdir()
+    problem = check(composer, *crystals, f"{key}.weights={tmp_path / 'runs'}")[f"{key}.weights"]
+    assert problem.remedy == f"did you mean '{tmp_path / 'run'}'?"
+    assert check(composer, *crystals, f"{key}.weights={tmp_path / 'run'}") == {}
+    assert check(composer, *crystals, f"{key}.weights=alignn_ff", f"{key}.frozen=true") == {}
+    assert check(composer, *crystals, f"{key}.frozen=true")[f"{key}.frozen"].message == "there is nothing to freeze"
+    assert check(composer, "modalities=[smiles]", f"{key}.weights=absent") == {}
+
+
+def test_trees_take_crystal_graphs_from_a_frozen_encoder_only(composer):
+    crystals = ("model=xgboost", "data=mp")
+    key = "encoders.crystal_graph"
+    problem = check(composer, *crystals, "modalities=[crystal_graph]")["modalities"]
+    assert f"takes crystal_graph from a frozen encoder only ({key}.frozen=true)" in problem.message
+    frozen = (f"{key}.frozen=true", f"{key}.weights=alignn_ff")
+    assert check(composer, *crystals, "modalities=[crystal_graph]", *frozen) == {}
 
 
 def test_warm_up_of_a_plateau(composer):

@@ -39,8 +39,17 @@ SHRINK = (
 )  # fmt: skip
 SMALL_TABLE = ("data=csv", "data.path=molecules.csv", "data.smiles_column=smiles")
 CRYSTAL_DATA = {f"data={name}" for name in ("mp", "jarvis", "perov5", "carbon24", "folder")}
+HYBRID = re.compile(r"(experiment=hybrid/|mode=)")
+SMALL_HYBRID = (
+    "modalities=[crystal_graph]", "encoders.crystal_graph.frozen=false", "encoders.crystal_graph.weights=null",
+    "encoders.crystal_graph.hidden_features=8", "encoders.crystal_graph.alignn_layers=1",
+    "encoders.crystal_graph.gcn_layers=1", "llm.width=16", "llm.num_layers=1",
+)  # fmt: skip
 SMALL_CRYSTALS = ("data=folder", "data.path=crystals.jsonl", "data.targets=[y]")
-NEEDS_ASSETS = re.compile(r"rxnfp|smollm2|gpt2|=gpu|ddp|fsdp|chebi|launcher=submitit")
+NEEDS_ASSETS = re.compile(
+    r"alignn_ff|rxnfp|smollm2|gpt2|=gpu|ddp|fsdp|chebi|launcher=submitit"
+    r"|modalities=\[description\]"
+)
 DOCUMENTED = commands()
 TRAININGS = [c for c in DOCUMENTED if c.program == "train" and not {"--help", "--cfg"} & set(c.words)]
 
@@ -90,7 +99,12 @@ def finished_run(tmp_path_factory):
 
 def shrunk(arguments):
     """The same training on a small table, with as much as possible taken from the command."""
-    if CRYSTAL_DATA & set(arguments):
+    hybrid = any(HYBRID.match(word) for word in arguments)
+    if hybrid:
+        replaced = {word.partition("=")[0] for word in SMALL_HYBRID}
+        arguments = [word for word in arguments if word.partition("=")[0] not in replaced]
+        arguments = [*(word.replace("seed=1,2,3", "seed=1") for word in arguments), *SMALL_HYBRID]
+    if hybrid or CRYSTAL_DATA & set(arguments):
         kept = [word for word in arguments if not word.startswith("data")]
         return [*kept, *SMALL_CRYSTALS, *(word for word in SHRINK if not word.startswith("data.limit"))]
     kept = [
@@ -104,6 +118,7 @@ def shrunk(arguments):
     small += ["scheduler.warmup_steps=0"] if "scheduler=cosine" in kept else []
     trees = ["model.num_trees=3"] if classical and "-m" not in kept else []
     trials = [re.sub(r"^model\.num_trials=\d+$", "model.num_trials=1", word) for word in kept]
+    trials = [re.sub(r"^ensemble=\d+$", "ensemble=2", word) for word in trials]
     return [*trials, *SMALL_TABLE, *targets, *small, *trees]
 
 
@@ -136,6 +151,12 @@ def check_composed(command, workplace):
     overrides = [word for word in with_run(words, run) if word != "-m"]
     with Composer(command.program) as composer:
         assert preflight(composer, overrides, multirun="-m" in words, fit=False)
+
+
+def check_describe(command, workplace):
+    with Composer("train") as composer:
+        (cfg,) = preflight(composer, command.arguments, fit=False)
+    assert cfg.data.description
 
 
 def check_predict(command, workplace):
@@ -172,6 +193,7 @@ CHECKS = {
     "evaluate": check_composed,
     "bench": check_composed,
     "predict": check_predict,
+    "describe": check_describe,
     "fetch": check_fetch,
     "make": check_make,
     "pip": check_pip,
@@ -234,3 +256,13 @@ def test_prediction_runs(workplace, finished_run):
 
 def test_every_entry_point_is_documented():
     assert {"train", "evaluate", "predict"} <= {command.program for command in DOCUMENTED} & ENTRY_POINTS.keys()
+
+
+def test_the_python_on_the_page_of_trainings_runs(finished_run, workplace, capsys):
+    adopt(finished_run, workplace)
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(block.replace("RUN", finished_run.name), "docs/training.md", "exec"), {})  # noqa: S102
+    shown = capsys.readouterr().out
+    assert "C1CC" in shown
+    assert "gap" in shown

@@ -8,6 +8,7 @@ import torch
 from crystal_batches import make_batch, set_running_statistics
 
 from crystalfm.chem.atom_features import cgcnn_atom_features
+from crystalfm.chem.crystal_graph import GraphSettings
 from crystalfm.contracts import UserError
 from crystalfm.encoders.alignn import ALIGNN
 from crystalfm.encoders.alignn_published import load_published
@@ -51,7 +52,8 @@ def test_a_published_network_predicts_what_it_did(tmp_path, norm, name, flat):
     assert torch.equal(found.network(batch).prediction, network(batch).prediction)
     assert not found.network.training
     assert found.settings["norm"] == norm
-    assert (found.max_neighbors, found.neighbor_strategy, found.ignored) == (12, "k-nearest", ())
+    assert found.graphs == GraphSettings("k_nearest", 12, as_alignn=True)
+    assert (found.neighbor_strategy, found.ignored) == ("k-nearest", ())
 
 
 def test_the_newest_checkpoint_counts_and_the_best_model_before_it(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from crystalfm.encoders.networks import CachedVectors, FingerprintNetwork, TokenTransformer, attend, pool
+from crystalfm.encoders.networks import CachedVectors, FingerprintNetwork, TokenTransformer, pool
+from crystalfm.encoders.transformer_block import attend
 
 
 def transformer(pooling="mean", dropout=0.0, width=16, num_layers=2):

@@ -9,12 +9,14 @@ from rich.console import Console
 
 from crystalfm.contracts import TargetSpec
 from crystalfm.encoders.base import EncoderReport
+from crystalfm.metrics.conformal import IntervalScore
 from crystalfm.metrics.scores import score_model
 from crystalfm.report.facts import RunFacts
 from crystalfm.report.tables import (
     closing_panel,
     format_count,
     format_number,
+    interval_table,
     markdown_results,
     next_steps,
     results_table,
@@ -146,3 +148,13 @@ def test_format_count(count, text):
 )
 def test_format_number(value, text):
     assert format_number(value) == text
+
+
+def test_the_table_of_intervals_says_what_was_asked_and_what_was_held():
+    scores = [IntervalScore(GAP, 0.8765, 0.0123, 1200), IntervalScore(TargetSpec("logp", "1"), 1.0, float("inf"), 7)]
+    lines = shown(interval_table(scores, 0.9, title="intervals, 1,200 test rows")).splitlines()
+    assert "1,200 test rows" in lines[0]
+    (gap,) = [line.split() for line in lines if "gap" in line]
+    (logp,) = [line.split() for line in lines if "logp" in line]
+    assert gap == ["gap", "(Ha)", "90.0%", "87.6%", "0.0123", "1,200"]
+    assert logp == ["logp", "90.0%", "100.0%", "-", "7"]

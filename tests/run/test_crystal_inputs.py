@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from crystalfm.chem.crystals import Crystal
 from crystalfm.contracts import UserError
@@ -26,8 +27,12 @@ Direct
 
 
 def test_models_of_molecules_need_no_structures() -> None:
-    assert need_structures(["description", "crystal_graph"])
-    assert not need_structures(["smiles", "molecular_graph", "fingerprint", "description"])
+    molecules, crystals = ({"data": {"description": name}} for name in (None, "chemnlp"))
+    assert need_structures(["description", "crystal_graph"], OmegaConf.create(molecules))
+    texts = ["smiles", "molecular_graph", "fingerprint", "description"]
+    assert not need_structures(texts, OmegaConf.create(molecules))
+    assert not need_structures(["smiles"], OmegaConf.create({"data": {}}))
+    assert need_structures(["description"], OmegaConf.create(crystals))
 
 
 def test_every_file_of_a_folder_is_a_row_and_broken_ones_say_why(tmp_path: Path) -> None:

@@ -140,6 +140,31 @@ def test_periodic_checkpoints_do_not_change_the_training(make_config: MakeConfig
     assert_same_training(whole, folder)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_states_saved_every_few_epochs_lose_nothing(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, step: int
+) -> None:
+    """Whether the signal comes within an epoch or at its last step, after which no state is due."""
+    settings = [*EXTRA, "callbacks.checkpoint_every_n_epochs=3"]
+    saved: list[int] = []
+    original = network.ExactResume._save
+
+    def counted(self: Any, trainer: Any, *, epoch: int, batch: int) -> None:
+        saved.append(trainer.global_step)
+        original(self, trainer, epoch=epoch, batch=batch)
+
+    monkeypatch.setattr(network.ExactResume, "_save", counted)
+    folder = tmp_path / "parts"
+    interrupt_at(monkeypatch, step)
+    with pytest.raises(TrainingInterruptedError):
+        train(make_config(*settings), folder)
+    assert saved == [step + 1]
+    interrupt_at(monkeypatch, None)
+    train(make_config(*settings, f"ckpt={folder}"), folder)
+    assert len(saved) == 3  # where it was stopped, after the third epoch, at the end
+    assert_same_training(whole, folder)
+
+
 def test_termination_signal_leaves_a_checkpoint(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,14 @@ def test_runtime_arguments_reach_only_the_classes_that_take_them() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["qm9.QM9", "chebi.ChEBI20", "materials_project.MaterialsProject", "jarvis.Jarvis", "cdvae.Perov5", "cdvae.Carbon24"],
+    [
+        "qm9.QM9",
+        "chebi.ChEBI20",
+        "materials_project.MaterialsProject",
+        "jarvis.Jarvis",
+        "cdvae.Perov5",
+        "cdvae.Carbon24",
+    ],
 )
 def test_every_data_set_gets_the_store_and_the_seed(tmp_path: Path, target: str) -> None:
     store = AssetStore(tmp_path / "cache")

@@ -137,8 +137,9 @@ def test_bad_rows_are_rejected_with_their_reason(run: Path, make_config: MakeCon
 def test_too_many_bad_rows_stop_the_prediction(run: Path, make_config: MakeConfig, tmp_path: Path) -> None:
     source = tmp_path / "in.smi"
     source.write_text("CCO\nnot_a_smiles\nCC\n")
+    limit = "max_rejected_fraction=0.3"
     with pytest.raises(UserError, match="1 of 3 rows"):
-        predict(make_config(f"ckpt={run}", f"input={source}", config="predict", tiny=False))
+        predict(make_config(f"ckpt={run}", f"input={source}", limit, config="predict", tiny=False))
 
 
 def test_classical_models_leave_the_same_folder(make_config: MakeConfig, tmp_path: Path) -> None:

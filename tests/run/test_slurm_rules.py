@@ -309,6 +309,28 @@ def test_a_stopped_training_goes_on_by_itself(
     assert controller.requeued == ["7"]
 
 
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_stopped_ensemble_goes_on_by_itself(
+    controller: Controller, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """In the middle of the first member's training, and at its last step, when only the rest is left."""
+    folder = RunFolder(tmp_path / "parts")
+    cfg = make_config(*EXTRA, "trainer.max_epochs=1", "ensemble=2")
+    train(make_config(*EXTRA, "trainer.max_epochs=1", "ensemble=2"), tmp_path / "whole")
+    interrupt_at(monkeypatch, step, signal.SIGUSR2)
+    with pytest.raises(SystemExit), QueuedAgain(folder.member(1).last, folder.member(2).last):
+        train(cfg, folder.root)
+    assert controller.requeued == ["7"]
+    assert last_state(folder.member(1).root)["global_step"] == step + 1
+    assert not folder.member(2).root.exists()
+    interrupt_at(monkeypatch, None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train(cfg, folder.root)
+    for number in (1, 2):
+        assert_same_training(RunFolder(tmp_path / "whole").member(number).root, folder.member(number).root)
+    assert folder.read_summary()["ensemble"]["seeds"] == [42, 43]
+
+
 class Twice(Callback):
     """Sends a signal twice within a step, as SLURM and ``srun`` do."""
 

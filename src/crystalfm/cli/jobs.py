@@ -83,7 +83,7 @@ class Job:
         self._announce(hydra_cfg)
         run_dir = Path(hydra_cfg.runtime.output_dir)
         try:
-            with QueuedAgain(RunFolder(run_dir).last):
+            with QueuedAgain(*_states(cfg, RunFolder(run_dir))):
                 result = self._run(cfg, run_dir)
         except Exception as error:
             if _runs_here(hydra_cfg) and not _is_tolerated(error, hydra_cfg):
@@ -117,6 +117,14 @@ class Job:
         sys.argv[1:] = [*self.command, *overrides]
         with read_write(hydra_cfg):
             hydra_cfg.run.dir = str(hydra_cfg.runtime.output_dir)
+
+
+def _states(cfg: DictConfig, folder: RunFolder) -> list[Path]:
+    """Return the files that a training's newest state is written to: one, or one of each member of an ensemble."""
+    num_members = int(cfg.get("ensemble") or 1)
+    if num_members == 1:
+        return [folder.last]
+    return [folder.member(number).last for number in range(1, num_members + 1)]
 
 
 def _runs_here(hydra_cfg: Any) -> bool:

@@ -19,6 +19,7 @@ Commands
   generate ckpt=RUN ...    sample new materials                   (python generate.py)
   fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
   bench [overrides]        rows/s, tokens/s, memory and waiting time of a training, in one process and in several
+  describe data=NAME ...   make the descriptions of a data set's crystals ahead of a training
   data check PATH ...      what a table of your own would reject, before training
   config check [overrides] check a configuration without running it
   config keys [COMMAND]    every key with its type and default
@@ -98,6 +99,12 @@ def _data(rest: list[str]) -> int:
     return data_command(rest)
 
 
+def _describe(rest: list[str]) -> int:
+    from crystalfm.cli.describe_command import describe_command
+
+    return describe_command(rest)
+
+
 def _config(rest: list[str]) -> int:
     from crystalfm.cli.inspect_commands import config_command
 
@@ -111,6 +118,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "generate": _task("generate"),
     "bench": _task("bench"),
     "fetch": _fetch,
+    "describe": _describe,
     "data": _data,
     "config": _config,
 }

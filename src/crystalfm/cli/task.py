@@ -218,9 +218,13 @@ def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig,
 
 
 def _resumed_folder(cfg: DictConfig) -> Path | None:
-    from crystalfm.run.checkpoints.resume_point import resume_location
+    from crystalfm.run.checkpoints.resume_point import ensemble_location, resume_location
 
-    checkpoint = resume_location(cfg.ckpt, Path(cfg.paths.runs).expanduser(), cfg.name)
+    runs = Path(cfg.paths.runs).expanduser()
+    if cfg.ensemble > 1:
+        root = ensemble_location(cfg.ckpt, runs, cfg.name)
+        return None if root is None else root.resolve()
+    checkpoint = resume_location(cfg.ckpt, runs, cfg.name)
     return None if checkpoint is None else checkpoint.resolve().parent.parent
 
 

@@ -61,6 +61,7 @@ def requirements_of(model: DictConfig | Mapping[str, Any]) -> Requirements:
         modalities=tuple(needs.get("modalities", ())),
         min_modalities=int(needs.get("min_modalities", 1)),
         max_modalities=needs.get("max_modalities"),
+        frozen=tuple(needs.get("frozen", ())),
     )
 
 
@@ -82,9 +83,13 @@ def usable_modalities(
     """Return the modalities that data, model and encoders have in common, in registry order."""
     needs = requirements_of(model)
     configured = plain(encoders)
-    return [
-        name for name in MODALITIES if name in spec.modalities and name in needs.modalities and configured.get(name)
-    ]
+    fitting = [name for name in MODALITIES if name in spec.modalities and name in needs.modalities]
+    return [name for name in fitting if configured.get(name) and name not in _not_frozen(needs, configured)]
+
+
+def _not_frozen(needs: Requirements, encoders: Mapping[str, Any]) -> list[str]:
+    """Return the modalities that the model takes from a frozen encoder only, while theirs is to be trained."""
+    return [name for name in needs.frozen if encoders.get(name) and not encoders[name].get("frozen")]
 
 
 def resolve_modalities(cfg: DictConfig | Mapping[str, Any], spec: DataSpec) -> list[str]:
@@ -110,6 +115,11 @@ def modality_problems(cfg: DictConfig | Mapping[str, Any], spec: DataSpec, chose
     problems = requirements_of(cfg["model"]).problems(spec, chosen)
     encoders = plain(cfg["encoders"])
     problems += [f"no encoder is configured for {name}" for name in chosen if not encoders.get(name)]
+    problems += [
+        f"the model takes {name} from a frozen encoder only (encoders.{name}.frozen=true)"
+        for name in _not_frozen(requirements_of(cfg["model"]), encoders)
+        if name in chosen
+    ]
     repeated = sorted({name for name in chosen if chosen.count(name) > 1})
     if repeated:
         problems.append(f"{', '.join(repeated)} given more than once")

@@ -106,7 +106,7 @@ class Composer:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Options of every config group, Hydra's own included."""
+        """Options of every config group, Hydra's own included; those in folders of a group as ``folder/option``."""
         # Hydra's own listing copies its repository once a group, which takes longer than composing.
         repository = self._loader.repository
         found: dict[str, list[str]] = {}
@@ -118,6 +118,10 @@ class Composer:
                 waiting.append(group)
                 if options := repository.get_group_options(group, ObjectType.CONFIG):
                     found[group] = sorted(options)
+        for group in [name for name in found if not name.startswith("hydra")]:
+            owner, _, folder = group.partition("/")
+            if folder and owner in found:
+                found[owner] += [f"{folder}/{option}" for option in found[group]]
         return dict(sorted(found.items()))
 
     @cached_property

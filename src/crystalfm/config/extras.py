@@ -55,6 +55,20 @@ def missing_loggers(tree: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"logger.{name}", f"the package {module} is not installed", install_command(name))
 
 
+def missing_describer(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem where the package that writes the texts of ``data.description`` is not installed."""
+    name = data.get("description")
+    if name is None:
+        return
+    from crystalfm.data.descriptions import GENERATORS
+
+    generator = GENERATORS.get(str(name))
+    missing = [] if generator is None else [module for module in generator.packages if not is_installed(module)]
+    if missing:
+        what = f"{name}: {', '.join(missing)} is not installed"
+        yield Problem("data.description", what, install_command("describe"))
+
+
 def missing_plugins(hydra_node: Any) -> Iterator[Problem]:
     """Yield a problem for the launcher and the sweeper where its plugin is not installed or cannot do its work.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crystalfm.assets.registry import ASSETS
 from crystalfm.config import devices
 from crystalfm.config.bench import bench_problems
 from crystalfm.config.build import (
@@ -14,7 +15,7 @@ from crystalfm.config.build import (
     modality_problems,
     usable_modalities,
 )
-from crystalfm.config.extras import missing_loggers
+from crystalfm.config.extras import missing_describer, missing_loggers
 from crystalfm.config.problems import Problem, nearest, suggestion
 from crystalfm.config.value_types import MISSING
 from crystalfm.contracts import MODALITIES, DataSpec, UserError
@@ -48,6 +49,7 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
         problems += _baselines(tree, catalog)
         problems += _encoders(tree, catalog, broken)
         problems += _heads(tree)
+        problems += _pretrained(tree, broken)
         if not _below("trainer", broken):
             problems += _sharding(tree)
     if task == "bench" and not any(_below(key, broken) for key in ("bench", "trainer", "ckpt")):
@@ -185,6 +187,25 @@ def _encoders(tree: Tree, catalog: Catalog, broken: set[str]) -> Iterator[Proble
             )
 
 
+def _pretrained(tree: Tree, broken: set[str]) -> Iterator[Problem]:
+    """Check that pretrained weights named by an encoder exist, where the run looks at its modality."""
+    encoders, asked = tree.get("encoders"), tree.get("modalities")
+    for modality, node in encoders.items() if isinstance(encoders, dict) else ():
+        key = f"encoders.{modality}"
+        unused = isinstance(asked, list) and modality not in asked
+        if not isinstance(node, dict) or "weights" not in node or unused or _below(key, broken):
+            continue
+        weights = node["weights"]
+        if weights is None:
+            if node.get("frozen"):
+                yield Problem(
+                    f"{key}.frozen", "there is nothing to freeze", f"set {key}.weights, or {key}.frozen=false"
+                )
+        elif weights not in ASSETS and not Path(weights).expanduser().exists():
+            remedy = _near_path(weights) if "/" in weights else suggestion(weights, ASSETS, label="assets")
+            yield Problem(f"{key}.weights", f"{weights}: no such asset, file or folder", remedy)
+
+
 def _data(tree: Tree, catalog: Catalog, broken: set[str]) -> Iterator[Problem]:
     try:
         spec = data_spec(tree["data"])
@@ -222,21 +243,28 @@ def _modalities(tree: Tree, spec: DataSpec, catalog: Catalog) -> Iterator[Proble
     found = modality_problems(tree, spec, chosen)
     if found:
         remedies = [f"modalities that fit: {', '.join(usable) or 'none'}"]
+        if "description" in chosen and "description" not in spec.modalities and "description" in tree["data"]:
+            remedies.insert(0, "set data.description=robocrys or data.description=chemnlp, which is null")
         for name in chosen:
             if name not in spec.modalities:
                 providers = _providers(name, catalog)
                 remedies.append(f"data sets with {name}: {', '.join(providers) or 'none yet'}")
         yield Problem("modalities", "; ".join(found), "; ".join(remedies))
+    if "description" in chosen:
+        yield from missing_describer(tree["data"])
 
 
 def _providers(modality: str, catalog: Catalog) -> list[str]:
     """Return the data sets that have a modality, with the setting it takes."""
     field = MODALITIES[modality].source_field
-    by_column = catalog.options_with("data", f"{field}_column")
+    by_column, by_setting = (catalog.options_with("data", key) for key in (f"{field}_column", field))
     found = []
     for name, node in catalog.nodes("data").items():
         if name in by_column:
             found.append(f"{name} (data={name} data.{field}_column=...)")
+            continue
+        if name in by_setting:
+            found.append(f"{name} (data={name} data.{field}=...)")
             continue
         try:
             provides = data_spec(node).modalities

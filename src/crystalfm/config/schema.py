@@ -88,6 +88,7 @@ class CallbackSettings:
     Attributes:
         early_stopping_patience: validations without a lower ``val/loss`` before training stops; ``None`` for never.
         checkpoint_every_n_steps: optimizer steps between resumable states within an epoch.
+        checkpoint_every_n_epochs: epochs between resumable states at the ends of epochs.
         save_top_k: checkpoints with the lowest ``val/loss`` to keep.
         ema_decay: decay of an exponential moving average of the weights; ``None`` for off.
         progress_bar: show progress.
@@ -96,6 +97,7 @@ class CallbackSettings:
 
     early_stopping_patience: int | None = None
     checkpoint_every_n_steps: int | None = None
+    checkpoint_every_n_epochs: int = 1
     save_top_k: int = 1
     ema_decay: float | None = None
     progress_bar: bool = True
@@ -137,6 +139,9 @@ class TrainSettings:
 
     Attributes:
         seed: seed of every random number.
+        ensemble: members trained with successive seeds on the same split.
+        coverage: share of the cases in which a prediction interval is to hold the true value; ``None`` for none.
+        mode: option of the group ``mode`` that is in force, for names and tables.
         modalities: ``auto`` or a list of modality names.
         name: name of the run.
         baselines: models fitted on the same rows at the end.
@@ -146,6 +151,9 @@ class TrainSettings:
 
     name: str
     seed: int = 42
+    ensemble: int = 1
+    coverage: float | None = 0.9
+    mode: str | None = None
     modalities: list[str] | Literal["auto"] = "auto"
     baselines: list[str] = field(default_factory=list)
     ckpt: str | None = None
@@ -234,6 +242,7 @@ _SECTIONS: Mapping[str, str] = {
     "callbacks": f"{_HERE}.CallbackSettings",
     "logger": f"{_HERE}.LoggerSettings",
     "paths": f"{_HERE}.PathsSettings",
+    "descriptions": "crystalfm.data.descriptions.DescriptionSettings",
 }
 
 
@@ -272,11 +281,15 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
         EntryPoint(
             "evaluate",
             f"{_HERE}.EvaluateSettings",
-            {key: _SECTIONS[key] for key in ("trainer", "paths")},
+            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
             targets=("data",),
             optional=("data",),
         ),
-        EntryPoint("predict", f"{_HERE}.PredictSettings", {key: _SECTIONS[key] for key in ("trainer", "paths")}),
+        EntryPoint(
+            "predict",
+            f"{_HERE}.PredictSettings",
+            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
+        ),
         EntryPoint("generate", f"{_HERE}.GenerateSettings", {"paths": _SECTIONS["paths"]}),
     )
 }
@@ -299,11 +312,13 @@ class RequiresSettings:
         modalities: modalities it can use.
         min_modalities: how many it needs.
         max_modalities: how many it takes; ``None`` for any number.
+        frozen: those of them that it can use from a frozen encoder alone.
     """
 
     modalities: list[str]
     min_modalities: int = 1
     max_modalities: int | None = None
+    frozen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -363,10 +378,12 @@ _POSITIVE = Bound(0, low_open=True)
 RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         (
-            *("width", "num_layers", "num_heads", "num_bits", "max_length", "batch_size", "eval_batch_size", "limit"),
+            *("width", "num_layers", "num_heads", "num_bits", "max_length"),
+            *("batch_size", "eval_batch_size", "batch_budget", "limit"),
             *("num_nodes", "num_threads", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
             *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
-            *("num_trees", "max_depth", "early_stopping_rounds", "steps", "warmup"),
+            "checkpoint_every_n_epochs",
+            *("ensemble", "num_trees", "max_depth", "early_stopping_rounds", "steps", "warmup", "jobs"),
         ),
         _COUNT,
     ),
@@ -386,12 +403,12 @@ RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         (
             *("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"),
-            *("peak_tflops", "wandb_timeout_seconds"),
+            *("peak_tflops", "wandb_timeout_seconds", "time_limit_seconds"),
         ),
         _POSITIVE,
     ),
     **dict.fromkeys(("max_epochs", "max_steps"), Bound(1, also=-1)),
     "max_rejected_fraction": _SHARE,
-    "ema_decay": _PART,
+    **dict.fromkeys(("ema_decay", "coverage"), _PART),
 }
 """Range of numbers, by the last part of their key."""

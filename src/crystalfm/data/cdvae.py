@@ -11,6 +11,7 @@ import numpy as np
 
 from crystalfm.chem.crystal_io import crystal_from_text
 from crystalfm.contracts import SPLITS, DataSpec, UserError
+from crystalfm.data.crystal_dataset import CrystalDataset, CrystalSettings
 from crystalfm.data.crystal_table import (
     RawCrystal,
     crystal_records,
@@ -21,7 +22,6 @@ from crystalfm.data.crystal_table import (
     official_parts,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.materials_project import part_files
 from crystalfm.data.tabular import read_columns, read_text
 from crystalfm.io.files import sha256_file, sha256_json
@@ -40,7 +40,7 @@ _CELL_LENGTH = 100_000_000
 _STRUCTURES = ("cif", "poscar")
 
 
-class CDVAERelease(Dataset):
+class CDVAERelease(CrystalDataset):
     """A data set of the CDVAE release, with its official split.
 
     Args:
@@ -62,6 +62,7 @@ class CDVAERelease(Dataset):
         split_seed: see ``Dataset``.
         num_workers: see ``Dataset``.
         bucket_by_length: see ``Dataset``.
+        description: see ``CrystalDataset``.
 
     Raises:
         UserError: a setting is out of range.
@@ -80,7 +81,7 @@ class CDVAERelease(Dataset):
         targets: list[str] | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        **shared: Unpack[SharedSettings],
+        **shared: Unpack[CrystalSettings],
     ) -> None:
         super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.split = split
@@ -88,7 +89,7 @@ class CDVAERelease(Dataset):
 
     def spec(self) -> DataSpec:
         """Describe the targets on offer; reads nothing."""
-        return self.SPEC
+        return self._with_description(self.SPEC)
 
     def load(self) -> RecordTable:
         """Read the crystals, from the cache of the parsed table where there is one; see ``Dataset.load``.

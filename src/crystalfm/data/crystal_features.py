@@ -23,7 +23,7 @@ class CrystalGraphStore(FeatureStore):
     """Crystal graphs of every row in flat arrays, a memory map included, each distinct crystal once.
 
     Nothing is padded, so rows of like size need not share a batch: ``lengths`` is ``None``. What a row costs is in
-    ``num_atoms``, ``num_edges`` and ``num_triplets``, for batches of bounded memory.
+    ``costs``, for batches of bounded memory.
 
     Args:
         modality: prefix of the batch keys.
@@ -63,6 +63,11 @@ class CrystalGraphStore(FeatureStore):
     def num_triplets(self) -> NDArray[np.int64]:
         """Edges of each row's line graph (N,), which time and memory follow; 0 where the modality is absent."""
         return self._per_row(self._graphs.num_triplets)
+
+    @property
+    def costs(self) -> NDArray[np.int64]:
+        """Atoms, edges and triplets of each row (N,): a network keeps as many states of it."""
+        return self.num_atoms + self.num_edges + self.num_triplets
 
     def _per_row(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         found = np.zeros(len(self), dtype=np.int64)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from crystalfm.chem.crystal_io import SUFFIXES, as_crystal, read_crystal_file
 from crystalfm.contracts import DataSpec, TargetSpec, UserError
+from crystalfm.data.crystal_dataset import CrystalDataset, CrystalSettings
 from crystalfm.data.crystal_table import RawCrystal, crystal_records, crystal_spec, crystal_table
-from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.json_records import read_records
 from crystalfm.data.table import is_missing_number
 from crystalfm.data.tabular import read_columns, read_text, require_columns
@@ -35,7 +35,7 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 _CELL_LENGTH = 100_000_000
 
 
-class CrystalFolder(Dataset):
+class CrystalFolder(CrystalDataset):
     """A user's own crystals.
 
     Rows whose structure cannot be read or worked with, or with a target that is not a number, are rejected with
@@ -54,7 +54,7 @@ class CrystalFolder(Dataset):
         structure_column: column or field of the structures; ``None`` for the first of ``STRUCTURE_COLUMNS``.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        shared: see ``Dataset``.
+        shared: see ``Dataset`` and ``CrystalDataset``.
 
     Raises:
         UserError: a setting is out of range, or ``units`` names what is no target.
@@ -70,7 +70,7 @@ class CrystalFolder(Dataset):
         structure_column: str | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        **shared: Unpack[SharedSettings],
+        **shared: Unpack[CrystalSettings],
     ) -> None:
         super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.path = Path(path).expanduser()
@@ -97,7 +97,7 @@ class CrystalFolder(Dataset):
                 remedy=f"give a folder with {LIST_FILE}, or a CSV, TSV, Parquet or JSON-lines file",
             )
         targets = tuple(TargetSpec(name, self.units.get(name, "1")) for name in self.names)
-        return crystal_spec("folder", targets, self.names, "", self.path.name)
+        return self._with_description(crystal_spec("folder", targets, self.names, "", self.path.name))
 
     def load(self) -> RecordTable:
         """Read the crystals, from the cache of the parsed table where there is one; see ``Dataset.load``.

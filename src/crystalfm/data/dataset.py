@@ -29,6 +29,7 @@ class SharedSettings(TypedDict, total=False):
     split_seed: int | None
     num_workers: int
     bucket_by_length: bool
+    batch_budget: int | None
 
 
 class Dataset(ABC):
@@ -51,6 +52,7 @@ class Dataset(ABC):
         split_seed: seed of subset and split, or ``None`` for the run's seed.
         num_workers: loader processes.
         bucket_by_length: put rows of similar length into the same batch.
+        batch_budget: most atoms, bonds and triplets of crystal graphs in a batch, or ``None`` for no limit.
 
     Raises:
         UserError: a setting is out of range.
@@ -71,11 +73,13 @@ class Dataset(ABC):
         split_seed: int | None = None,
         num_workers: int = 0,
         bucket_by_length: bool = True,
+        batch_budget: int | None = None,
     ) -> None:
         at_least = {
             "limit": (limit, 1),
             "batch_size": (batch_size, 1),
             "eval_batch_size": (eval_batch_size, 1),
+            "batch_budget": (batch_budget, 1),
         }
         at_least |= {"num_workers": (num_workers, 0), "split_seed": (split_seed, 0)}
         for key, (value, least) in at_least.items():
@@ -96,6 +100,7 @@ class Dataset(ABC):
         self.split_seed = split_seed
         self.num_workers = num_workers
         self.bucket_by_length = bucket_by_length
+        self.batch_budget = batch_budget
 
     @abstractmethod
     def spec(self) -> DataSpec:

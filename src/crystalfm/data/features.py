@@ -36,6 +36,11 @@ class FeatureStore(ABC):
         return None
 
     @property
+    def costs(self) -> NDArray[np.int64] | None:
+        """States that a network keeps for each row (N,), where rows are laid side by side; else ``None``."""
+        return None
+
+    @property
     def num_variants(self) -> int:
         """Equivalent ways in which a row can be written, of which training draws one at each access."""
         return 1

@@ -62,7 +62,7 @@ def cached_graphs(
     digest = hashlib.sha256()
     for structure in structures:
         digest.update(structure.encode() + b"\n")
-    identity = {**settings.identity(), "format": FORMAT_VERSION, "neighbours": _search_version()}
+    identity = {**settings.identity(), "format": FORMAT_VERSION, "neighbours": search_version()}
     key = sha256_json({"structures": digest.hexdigest(), **identity})[:32]
     path = cache / "crystal_graphs" / f"{key}.safetensors"
     try:
@@ -124,7 +124,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _search_version() -> str:
+def search_version() -> str:
     """Return the version of pymatgen, whose compiled part is in a package of its own in newer releases."""
     try:
         return version("pymatgen-core")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from crystalfm.chem.crystal_io import crystal_from_jarvis, read_crystal_file
 from crystalfm.contracts import DataSpec, UserError
+from crystalfm.data.crystal_dataset import CrystalDataset, CrystalSettings
 from crystalfm.data.crystal_table import (
     RawCrystal,
     crystal_records,
@@ -15,7 +16,6 @@ from crystalfm.data.crystal_table import (
     first_at_hand,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.id_splits import parts_of_ids, read_id_splits
 from crystalfm.data.json_records import read_records
 from crystalfm.io.files import sha256_file, sha256_json
@@ -94,7 +94,7 @@ _SAMPLE_SPEC = crystal_spec(
 )
 
 
-class Jarvis(Dataset):
+class Jarvis(CrystalDataset):
     """JARVIS-DFT ``dft_3d``: inorganic crystals with up to 38 computed quantities, each known for a part of them.
 
     Ids are the release's (``JVASP-1002``). Crystals without any of the chosen targets (``na``) are left out.
@@ -112,8 +112,9 @@ class Jarvis(Dataset):
         targets: names of targets; ``formation_energy_peratom`` by default, ``optb88vdw_bandgap`` of the sample.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        shared: see ``Dataset``. ``limit`` draws among the crystals with a target, from each part of a list of ids in
-            proportion; ``split_file`` goes before ``split``; the fractions count for ``split=random``.
+        shared: see ``Dataset`` and ``CrystalDataset``. ``limit`` draws among the crystals with a target, from each
+            part of a list of ids in proportion; ``split_file`` goes before ``split``; the fractions count for
+            ``split=random``.
 
     Raises:
         UserError: a setting is out of range, or ``split`` lacks what it needs.
@@ -130,7 +131,7 @@ class Jarvis(Dataset):
         targets: list[str] | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        **shared: Unpack[SharedSettings],
+        **shared: Unpack[CrystalSettings],
     ) -> None:
         super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         if (split == "ids") != (ids_file is not None):
@@ -144,7 +145,7 @@ class Jarvis(Dataset):
 
     def spec(self) -> DataSpec:
         """Describe the targets on offer; reads nothing."""
-        return _SAMPLE_SPEC if self.release == "sample" and self.path is None else _SPEC
+        return self._with_description(_SAMPLE_SPEC if self.release == "sample" and self.path is None else _SPEC)
 
     def load(self) -> RecordTable:
         """Read the crystals, from the cache of the parsed table where there is one; see ``Dataset.load``.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from crystalfm.chem.crystal_io import as_crystal, crystal_from_text
 from crystalfm.contracts import SPLITS, DataSpec, UserError
+from crystalfm.data.crystal_dataset import CrystalDataset, CrystalSettings
 from crystalfm.data.crystal_table import (
     RawCrystal,
     crystal_records,
@@ -20,7 +21,6 @@ from crystalfm.data.crystal_table import (
     official_parts,
     target_specs,
 )
-from crystalfm.data.dataset import Dataset, SharedSettings
 from crystalfm.data.tabular import read_columns, read_text
 from crystalfm.io.files import sha256_file, sha256_json
 
@@ -61,7 +61,7 @@ _CELL_LENGTH = 100_000_000
 """Longest cell of a CSV: the CIF of a large unit cell goes beyond Python's default of 131,072 characters."""
 
 
-class MaterialsProject(Dataset):
+class MaterialsProject(CrystalDataset):
     """MP-20, or crystals out of the Materials Project's API.
 
     Ids are the Project's (``mp-149``).
@@ -76,8 +76,9 @@ class MaterialsProject(Dataset):
         targets: names of targets; ``formation_energy_per_atom`` by default.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        shared: see ``Dataset``. ``limit`` keeps the share of each official part, at least one row; ``split_file``
-            goes before ``split``; the fractions count where the split is drawn, ``val_fraction`` for ``extended`` too.
+        shared: see ``Dataset`` and ``CrystalDataset``. ``limit`` keeps the share of each official part, at least one
+            row; ``split_file`` goes before ``split``; the fractions count where the split is drawn, ``val_fraction``
+            for ``extended`` too.
 
     Raises:
         UserError: a setting is out of range.
@@ -91,7 +92,7 @@ class MaterialsProject(Dataset):
         targets: list[str] | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 256,
-        **shared: Unpack[SharedSettings],
+        **shared: Unpack[CrystalSettings],
     ) -> None:
         super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)
         self.split = split
@@ -99,7 +100,7 @@ class MaterialsProject(Dataset):
 
     def spec(self) -> DataSpec:
         """Describe the targets on offer; reads nothing."""
-        return _SPEC
+        return self._with_description(_SPEC)
 
     def load(self) -> RecordTable:
         """Read the crystals, from the cache of the parsed table where there is one; see ``Dataset.load``.

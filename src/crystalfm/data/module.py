@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     Collate = Callable[[list[Any]], Any]
 
+_log = logging.getLogger(__name__)
+
 
 class RecordDataModule(LightningDataModule):
     """Loaders over the splits of a record table.
@@ -41,6 +44,7 @@ class RecordDataModule(LightningDataModule):
         seed: seed of the training order.
         num_workers: loader processes; 0 loads in the training process.
         bucket_by_length: put rows of similar length into the same batch.
+        batch_budget: largest cost of a batch, see ``FeatureStore.costs``, or ``None`` for no limit.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class RecordDataModule(LightningDataModule):
         seed: int = 42,
         num_workers: int = 0,
         bucket_by_length: bool = True,
+        batch_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.table = table
@@ -64,11 +69,16 @@ class RecordDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._seed = seed
         self._lengths = row_lengths(stores) if bucket_by_length else None
+        self._costs = row_costs(stores)
+        self._budget = batch_budget
+        self._warn_of_large_rows()
         self.train_sampler = ResumableBatchSampler(
             splits.train,
             batch_size=batch_size,
             seed=seed,
             lengths=self._lengths_of(splits.train),
+            costs=None if self._costs is None else self._costs[splits.train],
+            budget=batch_budget,
             num_variants=self.dataset.num_variants,
             num_table_rows=len(table),
         )
@@ -106,6 +116,8 @@ class RecordDataModule(LightningDataModule):
                 rows,
                 batch_size=self._eval_batch_size,
                 lengths=self._lengths_of(rows),
+                costs=None if self._costs is None else self._costs[rows],
+                budget=self._budget,
                 num_replicas=num_replicas,
                 rank=rank,
             )
@@ -129,8 +141,25 @@ class RecordDataModule(LightningDataModule):
             return 1, 0
         return self.trainer.world_size, self.trainer.global_rank
 
+    def _warn_of_large_rows(self) -> None:
+        if self._costs is None or self._budget is None:
+            return
+        num_large = int((self._costs > self._budget).sum())
+        if num_large:
+            _log.warning(
+                "%d of %d rows cost more than data.batch_budget=%d, up to %d: each has a batch of its own",
+                num_large, len(self._costs), self._budget, self._costs.max(),
+            )  # fmt: skip
+
     def _lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         return None if self._lengths is None else self._lengths[rows]
+
+
+def row_costs(stores: Mapping[str, FeatureStore]) -> NDArray[np.int64] | None:
+    """Return what each row costs over all modalities that have a cost (N,), or ``None`` without any."""
+    costs = [store.costs for store in stores.values()]
+    counted = [cost for cost in costs if cost is not None]
+    return np.sum(counted, axis=0, dtype=np.int64) if counted else None
 
 
 def row_lengths(stores: Mapping[str, FeatureStore]) -> NDArray[np.int64] | None:

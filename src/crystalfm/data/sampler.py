@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
+from crystalfm.data.budget import BudgetPlan, batches_within, never_exceeds, split_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,6 +31,9 @@ class ResumableBatchSampler(Sampler[list[int]]):
     batches and, at the same step, rows of similar length. Every row comes once an epoch; only when the rows
     of the last step are fewer than the ranks are some of them repeated.
 
+    With ``costs`` and a ``budget``, a batch may have fewer rows, so that its cost keeps within the budget, and
+    ``lengths`` do not count; see ``BudgetPlan``. Where no batch could exceed the budget, nothing changes.
+
     ``__iter__`` is lazy: the epoch and ``start_batch`` count when the first batch is asked for, not when the
     iterator is made. A loader with workers asks while its iterator is being made.
 
@@ -36,7 +41,9 @@ class ResumableBatchSampler(Sampler[list[int]]):
         rows: (N,) rows of the table to draw.
         batch_size: rows a batch and rank; the last ones of an epoch may be smaller.
         seed: seed of the order.
-        lengths: (N,) cost of each of ``rows``, or ``None`` for a plain shuffle.
+        lengths: (N,) length of each of ``rows``, or ``None`` for a plain shuffle.
+        costs: (N,) cost of each of ``rows``, 0 or more.
+        budget: largest cost of a batch; a row beyond it gets a batch of its own. ``None`` for no limit.
         num_replicas: number of ranks that share the rows.
         rank: this process's rank.
         num_variants: ways to write a row, of which each epoch draws one; see ``FeatureStore.num_variants``.
@@ -51,6 +58,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         lengths: NDArray[np.int64] | None = None,
+        costs: NDArray[np.int64] | None = None,
+        budget: int | None = None,
         num_replicas: int = 1,
         rank: int = 0,
         num_variants: int = 1,
@@ -65,8 +74,12 @@ class ResumableBatchSampler(Sampler[list[int]]):
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
+        bounded = costs is not None and budget is not None and not never_exceeds(costs, batch_size, budget)
+        self._costs = costs if bounded else None
+        self._budget = budget
         self._num_replicas = num_replicas
         self._rank = rank
+        self._plan = self._planned()
         self._num_variants = num_variants
         self._num_table_rows = num_table_rows
         self.reshuffle = reshuffle
@@ -104,10 +117,26 @@ class ResumableBatchSampler(Sampler[list[int]]):
         """Share the rows among ``num_replicas`` ranks, of which this process is ``rank``."""
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank {rank} is not in [0, {num_replicas})")
-        self._num_replicas, self._rank = num_replicas, rank
+        if num_replicas != self._num_replicas:
+            self._num_replicas = num_replicas
+            self._plan = self._planned()
+        self._rank = rank
+
+    def _planned(self) -> BudgetPlan | None:
+        if self._costs is None or self._budget is None:
+            return None
+        return BudgetPlan.of(
+            self._costs,
+            batch_size=self._batch_size,
+            budget=self._budget,
+            num_replicas=self._num_replicas,
+            seed=self._seed,
+        )
 
     def __len__(self) -> int:
         """Batches a whole epoch has on each rank, wherever iteration starts."""
+        if self._plan is not None:
+            return len(self._plan.steps)
         return ceil(len(self._rows) / (self._batch_size * self._num_replicas))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -130,6 +159,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
         """Return the batches of all ranks for each step of the current epoch."""
         epoch = self._epoch if self.reshuffle else 0
         generator = np.random.default_rng([self._seed, epoch])
+        if self._plan is not None:
+            return [[self._rows[places] for places in step] for step in self._plan.draw(generator)]
         order = generator.permutation(len(self._rows))
         if self._lengths is None:
             return self._cut(order)
@@ -162,7 +193,9 @@ class EvalBatchSampler(Sampler[list[int]]):
     Args:
         rows: (N,) rows of the table.
         batch_size: largest number of rows of a batch.
-        lengths: (N,) cost of each of ``rows``: sorts them, longest first, to cut padding; or ``None``.
+        lengths: (N,) length of each of ``rows``: sorts them, longest first, to cut padding; or ``None``.
+        costs: (N,) cost of each of ``rows``: sorts them, dearest first, where ``lengths`` do not.
+        budget: largest cost of a batch; a row beyond it gets a batch of its own. ``None`` for no limit.
         num_replicas: number of ranks that share the rows.
         rank: this process's rank.
     """
@@ -173,6 +206,8 @@ class EvalBatchSampler(Sampler[list[int]]):
         *,
         batch_size: int,
         lengths: NDArray[np.int64] | None = None,
+        costs: NDArray[np.int64] | None = None,
+        budget: int | None = None,
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
@@ -181,9 +216,13 @@ class EvalBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank {rank} is not in [0, {num_replicas})")
         ordered = np.asarray(rows, dtype=np.int64)
-        if lengths is not None:
-            ordered = ordered[np.argsort(-lengths, kind="stable")]
-        if num_replicas == 1:
+        key = costs if lengths is None and budget is not None else lengths
+        if key is not None:
+            places = np.argsort(-key, kind="stable")
+            ordered, costs = ordered[places], None if costs is None else costs[places]
+        if costs is not None and budget is not None and not never_exceeds(costs, batch_size, budget):
+            batches = split_for(batches_within(ordered, costs, budget, batch_size), num_replicas)
+        elif num_replicas == 1:
             batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
         else:
             num_steps = ceil(len(ordered) / (batch_size * num_replicas))

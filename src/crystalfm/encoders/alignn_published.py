@@ -1,24 +1,32 @@
-"""Networks that the ``alignn`` package has trained and published, from their folders of config and weights."""
+"""Networks that the ``alignn`` package has trained and published, from their folders or zips of config and weights."""
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from crystalfm.chem.atom_features import NUM_CGCNN_FEATURES, cgcnn_atom_features
+from crystalfm.chem.crystal_graph import GraphSettings
 from crystalfm.contracts import UserError
 from crystalfm.encoders.alignn import ALIGNN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CONFIG_FILE = "config.json"
+
+_MAX_NEIGHBORS = 12
+_CUTOFF_ANGSTROM = 5.0
+"""What the package takes where a config does not say."""
 
 _MODELS = ("alignn", "alignn_layernorm", "alignn_atomwise", "alignn_atomwise_pure")
 
@@ -46,35 +54,36 @@ _PLAIN: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class PublishedAlignn:
-    """A network from a published folder.
+    """A network that was published.
 
     Attributes:
         network: the network with its weights, in evaluation mode.
         settings: what ``ALIGNN`` was built with.
-        max_neighbors: neighbours of each atom in its graphs.
-        neighbor_strategy: name of the ``alignn`` package for how its graphs are built.
+        graphs: how its graphs are made, or ``None`` where that is not done here.
+        neighbor_strategy: name of the ``alignn`` package for how its graphs are made.
         ignored: weights of other heads that were left out.
     """
 
     network: ALIGNN
     settings: dict[str, Any]
-    max_neighbors: int
+    graphs: GraphSettings | None
     neighbor_strategy: str
     ignored: tuple[str, ...]
 
 
-def load_published(folder: Path) -> PublishedAlignn:
-    """Load a folder with ``config.json`` and weights, as on figshare and in the wheels of the ``alignn`` package.
+def load_published(path: Path) -> PublishedAlignn:
+    """Load ``config.json`` and weights, as on figshare and in the wheels of the ``alignn`` package.
 
     Args:
-        folder: folder with the config and one ``.pt`` file, or several of which ``best_model.pt`` or else the last
-            ``checkpoint_*.pt`` counts.
+        path: folder with the config and one ``.pt`` file, or several of which ``best_model.pt`` or else the last
+            ``checkpoint_*.pt`` counts; a zip with such a folder in it; or a folder with such a zip and no config.
 
     Raises:
         UserError: files are missing or damaged, or the network is one that this class cannot express.
     """
-    config = _read_config(folder / CONFIG_FILE)
-    weights = _read_weights(_weights_file(folder))
+    files = _files_of(path)
+    config = _read_config(files)
+    weights = _read_weights(files, _weights_file(files))
     settings = alignn_settings(config["model"], weights)
     network = ALIGNN(atom_table(int(weights["atom_embedding.layer.0.weight"].shape[1])), **settings)
     ignored = tuple(name for name in weights if name.startswith(_OTHER_HEADS))
@@ -82,15 +91,28 @@ def load_published(folder: Path) -> PublishedAlignn:
         network.load_state_dict({name: value for name, value in weights.items() if name not in ignored})
     except RuntimeError as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"{folder}: the weights do not fit {CONFIG_FILE}: {detail}") from error
-    neighbors = config.get("max_neighbors")
+        raise UserError(f"{path}: the weights do not fit {CONFIG_FILE}: {detail}") from error
     return PublishedAlignn(
         network.eval(),
         settings,
-        max_neighbors=12 if neighbors is None else int(neighbors),
+        graphs=graph_settings(config),
         neighbor_strategy=str(config.get("neighbor_strategy", "k-nearest")),
         ignored=ignored,
     )
+
+
+def graph_settings(config: Mapping[str, Any]) -> GraphSettings | None:
+    """Return how a published config has graphs made, or ``None`` for a way that is not known here."""
+    strategy = config.get("neighbor_strategy", "k-nearest")
+    if strategy == "k-nearest":
+        return GraphSettings("k_nearest", int(config.get("max_neighbors") or _MAX_NEIGHBORS), as_alignn=True)
+    if strategy == "pure_torch":
+        cutoff = float(config.get("cutoff") or _CUTOFF_ANGSTROM)
+        angle_cutoff = float(config.get("three_body_cutoff") or cutoff)
+        return GraphSettings(
+            "radius", cutoff_angstrom=cutoff, angle_cutoff_angstrom=min(angle_cutoff, cutoff), as_alignn=True
+        )
+    return None
 
 
 def alignn_settings(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -141,24 +163,63 @@ def atom_table(num_features: int) -> Tensor:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Files:
+    """Config and weights of a folder, or of the folder inside a zip.
+
+    Attributes:
+        path: folder or zip, for messages.
+        names: names of its ``.pt`` files, and of the config.
+        read: returns the content of one of them.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+def _files_of(path: Path) -> _Files:
+    zips = sorted(path.glob("*.zip")) if path.is_dir() and not (path / CONFIG_FILE).is_file() else []
+    if len(zips) == 1:
+        path = zips[0]
+    if not path.is_file():
+        return _Files(path, tuple(file.name for file in path.glob("*")), lambda name: (path / name).read_bytes())
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", remedy="give the folder of a published ALIGNN") from error
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no zip of a published ALIGNN: {error}", remedy="fetch it again") from error
+    config = next((name for name in sorted(members, key=len) if PurePosixPath(name).name == CONFIG_FILE), CONFIG_FILE)
+    inner = config.removesuffix(CONFIG_FILE)
+    names = [name.removeprefix(inner) for name in members if name.startswith(inner)]
+
+    def read(name: str) -> bytes:
+        with zipfile.ZipFile(path) as opened:
+            return opened.read(inner + name)
+
+    return _Files(path, tuple(names), read)
+
+
+def _read_config(files: _Files) -> dict[str, Any]:
+    remedy = "give the folder or zip of a published ALIGNN"
+    try:
+        config: Any = json.loads(files.read(CONFIG_FILE).decode("utf-8"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{files.path / CONFIG_FILE} cannot be read: {error}", remedy=remedy) from error
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise UserError(f"{path} has no section 'model'", remedy="give the folder of a published ALIGNN")
+        raise UserError(f"{files.path / CONFIG_FILE} has no section 'model'", remedy=remedy)
     return config
 
 
-def _weights_file(folder: Path) -> Path:
-    best = folder / "best_model.pt"
-    if best.is_file():
-        return best
-    numbered = [path for path in folder.glob("checkpoint_*.pt") if path.stem.removeprefix("checkpoint_").isdigit()]
-    found = sorted(numbered, key=lambda path: int(path.stem.removeprefix("checkpoint_"))) or sorted(folder.glob("*.pt"))
+def _weights_file(files: _Files) -> str:
+    names = sorted(name for name in files.names if name.endswith(".pt") and "/" not in name)
+    if "best_model.pt" in names:
+        return "best_model.pt"
+    numbers = {name: name.removeprefix("checkpoint_").removesuffix(".pt") for name in names}
+    numbered = [name for name in names if name.startswith("checkpoint_") and numbers[name].isdigit()]
+    found = sorted(numbered, key=lambda name: int(numbers[name])) or names
     if not found:
-        raise UserError(f"{folder} holds no weights (*.pt)", remedy="give the folder of a published ALIGNN")
+        raise UserError(f"{files.path} holds no weights (*.pt)", remedy="give the folder or zip of a published ALIGNN")
     return found[-1]
 
 
@@ -172,15 +233,20 @@ class _Inert:
         pass
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(files: _Files, name: str) -> dict[str, Tensor]:
     """Return the weights of a checkpoint; only tensors and plain containers of it are loaded."""
+    path = files.path / name
     try:
-        inert: list[Any] = [(_Inert, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
+        stream = io.BytesIO(files.read(name))
+        inert: list[Any] = [(_Inert, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(stream)]
+        stream.seek(0)
         with torch.serialization.safe_globals(inert):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            content: Any = torch.load(stream, map_location="cpu", weights_only=True)
+    except (
+        OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path} is not a checkpoint: {error}", remedy="fetch it again") from error
     weights = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"{path} holds no weights", remedy="give the folder of a published ALIGNN")
+        raise UserError(f"{path} holds no weights", remedy="give the folder or zip of a published ALIGNN")
     return dict(weights)

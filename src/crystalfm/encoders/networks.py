@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crystalfm.contracts import batch_key
+from crystalfm.encoders.transformer_block import TransformerBlock, attention_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,68 +85,6 @@ class FingerprintNetwork(EncoderNetwork):
         return functional.relu(self.linear(bits.flatten(1).to(self.linear.weight.dtype)))
 
 
-_EXPLICIT_ATTENTION_LENGTH = 192
-"""Up to here attention on the CPU is spelt out; beyond, its (B, H, L, L) scores would cost too much memory."""
-
-_MASKED_SCORE = -3e4
-"""Added to scores of padding: its weight is zero, yet it is finite in half precision and for rows of padding alone."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    """Return scaled dot-product attention (B, H, L, D / H).
-
-    For the short sequences of small molecules two batched products and a softmax beat PyTorch's fused CPU kernel:
-    twice as fast in float32, six times in bfloat16 (whose fused backward pass is slow).
-
-    Args:
-        query: (B, H, L, D / H).
-        key: (B, H, L, D / H).
-        value: (B, H, L, D / H).
-        bias: (B, 1, 1, L), added to the scores.
-        dropout: rate of dropout on the weights.
-    """
-    if query.device.type != "cpu" or query.shape[2] > _EXPLICIT_ATTENTION_LENGTH:
-        # In bfloat16 the CPU's fused kernel takes a third longer than in float32.
-        work = torch.float32 if query.device.type == "cpu" and query.dtype == torch.bfloat16 else query.dtype
-        mixed = functional.scaled_dot_product_attention(
-            query.to(work), key.to(work), value.to(work), attn_mask=bias.to(work), dropout_p=dropout
-        )
-        return mixed.to(value.dtype)
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).to(bias.dtype) + bias
-    weights = scores.softmax(dim=-1).to(value.dtype)
-    return torch.matmul(functional.dropout(weights, dropout) if dropout else weights, value)
-
-
-class _TokenBlock(nn.Module):
-    """A pre-norm transformer block (Xiong et al. 2020) with one product for queries, keys and values."""
-
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_input = nn.Linear(width, hidden)
-        self.mlp_output = nn.Linear(hidden, width)
-
-    def _drop(self, values: Tensor) -> Tensor:
-        return functional.dropout(values, self.dropout, self.training) if self.dropout else values
-
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``bias`` (B, 1, 1, L) is added to the attention scores."""
-        rows, length, width = hidden.shape
-        packed = self.query_key_value(self.attention_norm(hidden))
-        packed = packed.view(rows, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)
-        rate = self.dropout if self.training else 0.0
-        mixed = attend(query, key, value, bias, rate)
-        mixed = mixed.transpose(1, 2).reshape(rows, length, width)
-        hidden = hidden + self._drop(self.attention_output(mixed))
-        return hidden + self._drop(self.mlp_output(functional.gelu(self.mlp_input(self.mlp_norm(hidden)))))
-
-
 class TokenTransformer(EncoderNetwork):
     """A small pre-norm transformer over tokens, with learned positions.
 
@@ -181,7 +120,7 @@ class TokenTransformer(EncoderNetwork):
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(max_length, width)
         hidden = max(round(mlp_ratio * width), 1)
-        self.blocks = nn.ModuleList(_TokenBlock(width, num_heads, hidden, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, hidden, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self._initialize(num_layers)
         with torch.no_grad():
@@ -195,7 +134,7 @@ class TokenTransformer(EncoderNetwork):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
-            if isinstance(block, _TokenBlock):
+            if isinstance(block, TransformerBlock):
                 for layer in (block.attention_output, block.mlp_output):
                     nn.init.normal_(layer.weight, std=0.02 / (2 * num_layers) ** 0.5)
 
@@ -204,8 +143,7 @@ class TokenTransformer(EncoderNetwork):
         tokens = batch[batch_key(self.modality, "tokens")]
         mask = batch[batch_key(self.modality, "mask")]
         hidden = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
-        bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device)
-        bias = bias.masked_fill(~mask, _MASKED_SCORE)[:, None, None, :]
+        bias = attention_bias(mask[:, None, None, :], hidden.dtype)
         for block in self.blocks:
             hidden = block(hidden, bias)
         return pool(self.norm(hidden), mask, self.pooling)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crystalfm.contracts import UserError
+from crystalfm.encoders.transformer_block import TransformerBlock, attention_bias
 from crystalfm.models import pretrained
 from crystalfm.models.settings import check_choice, check_range
 
@@ -67,35 +67,6 @@ def attention_mask(mask: Tensor, *, causal: bool) -> Tensor:
     return allowed | own
 
 
-class _Block(nn.Module):
-    """A pre-norm transformer block (Xiong et al. 2020)."""
-
-    def __init__(self, *, width: int, num_heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_input = nn.Linear(width, hidden)
-        self.mlp_output = nn.Linear(hidden, width)
-
-    def _drop(self, values: Tensor) -> Tensor:
-        return functional.dropout(values, self.dropout, self.training) if self.dropout else values
-
-    def forward(self, hidden: Tensor, allowed: Tensor) -> Tensor:
-        """Map (B, M, D) to (B, M, D); ``allowed`` (B, 1, M, M) says who may look at whom."""
-        batch, size, width = hidden.shape
-        packed = self.query_key_value(self.attention_norm(hidden))
-        query, key, value = packed.view(batch, size, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
-        rate = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=rate)
-        mixed = mixed.transpose(1, 2).reshape(batch, size, width)
-        hidden = hidden + self._drop(self.attention_output(mixed))
-        return hidden + self._drop(self.mlp_output(functional.gelu(self.mlp_input(self.mlp_norm(hidden)))))
-
-
 class TinyBackbone(FusionBackbone):
     """A small pre-norm transformer, trained from scratch.
 
@@ -141,9 +112,7 @@ class TinyBackbone(FusionBackbone):
         }
         self.causal = causal
         hidden = max(int(width * mlp_ratio), 1)
-        self.blocks = nn.ModuleList(
-            _Block(width=width, num_heads=num_heads, hidden=hidden, dropout=dropout) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, hidden, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self._shrink_residuals(num_layers)
 
@@ -157,10 +126,10 @@ class TinyBackbone(FusionBackbone):
 
     def forward(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
         """Return the last hidden states (B, M, D)."""
-        allowed = attention_mask(mask, causal=self.causal)
+        bias = attention_bias(attention_mask(mask, causal=self.causal), inputs_embeds.dtype)
         hidden = inputs_embeds
         for block in self.blocks:
-            hidden = block(hidden, allowed)
+            hidden = block(hidden, bias)
         output: Tensor = self.norm(hidden)
         return output
 

@@ -120,9 +120,13 @@ class RegressionModule(lightning.LightningModule):
         count = mask.sum()
         return torch.where(mask, cells, 0.0).sum() / count.clamp(min=1), count
 
+    def training_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what a training step minimises: the mean loss of the batch."""
+        return self.loss(self(batch), batch)[0]
+
     def training_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss and the rows it came from, so that a callback can name a bad batch."""
-        loss, _ = self.loss(self(batch), batch)
+        loss = self.training_loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["row"]))
         return {"loss": loss, "row": batch["row"]}
 

@@ -115,7 +115,13 @@ def peak_memory_gib() -> float:
 
 
 def build_summary(
-    facts: RunFacts, outcome: Outcome, results: Sequence[ModelScores], *, split: str = "test"
+    facts: RunFacts,
+    outcome: Outcome,
+    results: Sequence[ModelScores],
+    *,
+    split: str = "test",
+    uncertainty: Mapping[str, Any] | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put together ``summary.json``.
 
@@ -124,25 +130,19 @@ def build_summary(
         outcome: how the work ended.
         results: scores of the model and of its baselines, all on ``split``.
         split: split that was scored.
+        uncertainty: level, quantiles and test coverage of the prediction intervals.
+        members: number and seeds of an ensemble's members.
 
     Returns:
         plain containers; ``metrics[split][model][target]`` holds ``mae``, ``rmse``, ``mse``, ``r2``,
         ``num_rows``, ``unit`` and ``mae_ev``, in physical units.
     """
     metrics = {result.model: {score.target.name: score.as_dict() for score in result.scores} for result in results}
-    encoders = [
-        {"modality": report.modality, "name": report.name, "frozen": report.frozen, "width": report.width}
-        for report in facts.encoders
-    ]
     return {
         "version": SUMMARY_VERSION,
         "name": facts.run_name,
         "finished": outcome.finished,
-        "model": {
-            "name": facts.model,
-            "encoders": encoders,
-            "parameters": {"total": facts.num_parameters, "trainable": facts.num_trainable},
-        },
+        "model": _model_facts(facts),
         "data": {
             "name": facts.data,
             "content_hash": facts.data_hash,
@@ -152,6 +152,8 @@ def build_summary(
         },
         "seed": facts.seed,
         "metrics": {split: metrics},
+        "uncertainty": None if uncertainty is None else dict(uncertainty),
+        "ensemble": None if members is None else dict(members),
         "validation": dict(outcome.validation),
         "training": {
             "num_epochs": outcome.num_epochs,
@@ -164,4 +166,16 @@ def build_summary(
             "peak_device_memory_gib": outcome.peak_device_memory_gib,
         },
         "environment": environment_facts(),
+    }
+
+
+def _model_facts(facts: RunFacts) -> dict[str, Any]:
+    encoders = [
+        {"modality": report.modality, "name": report.name, "frozen": report.frozen, "width": report.width}
+        for report in facts.encoders
+    ]
+    return {
+        "name": facts.model,
+        "encoders": encoders,
+        "parameters": {"total": facts.num_parameters, "trainable": facts.num_trainable},
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from crystalfm.contracts import TargetSpec
     from crystalfm.encoders.base import EncoderReport
+    from crystalfm.metrics.conformal import IntervalScore
     from crystalfm.metrics.scores import ModelScores, TargetScore
     from crystalfm.report.facts import RunFacts
 
@@ -148,6 +149,25 @@ def results_table(results: Sequence[ModelScores], *, title: str = "") -> Table:
             name = Text(_with_unit(target) if number == 0 else "", style="bold")
             table.add_row(name, *_score_cells(model, score, best=model == winner, in_ev=in_ev, squared=squared))
         table.add_section()
+    return table
+
+
+def interval_table(scores: Sequence[IntervalScore], coverage: float, *, title: str = "") -> Table:
+    """Return a table of prediction intervals: how often they hold the true value, and how wide they are.
+
+    Args:
+        scores: one entry a target; a dash stands for the width of intervals without bounds.
+        coverage: share of the rows they were made to hold.
+        title: line above the table, such as data set and split.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    table.add_column("target")
+    for heading in ("asked", "held", "mean width", "rows"):
+        table.add_column(heading, justify="right")
+    for score in scores:
+        held = f"{score.coverage:.1%}" if math.isfinite(score.coverage) else _NOT_AVAILABLE
+        cells = [f"{coverage:.1%}", held, format_number(score.mean_width), f"{score.num_rows:,}"]
+        table.add_row(Text(_with_unit(score.target), style="bold"), *cells)
     return table
 
 

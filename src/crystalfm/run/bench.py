@@ -35,10 +35,10 @@ from crystalfm.run.parallel.distributed import gather
 from crystalfm.run.parallel.ranks import PARENT_VARIABLE, follow_parent, local_ranks, rank_command
 from crystalfm.run.parallel.stamp import is_child_rank, shared_stamp
 from crystalfm.run.prepare import prepare_data
+from crystalfm.run.setup import resolved_config, seed_everything
 from crystalfm.run.throughput import PhaseTimer, ThroughputMeter, combine
 from crystalfm.run.tracking.console import run_console
 from crystalfm.run.tracking.quiet import quiet_lightning
-from crystalfm.run.train import resolved_config, seed_everything
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -159,14 +159,21 @@ class StopOnSignal(Callback):
             raise TrainingInterruptedError(self._agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop at an epoch boundary: the state was saved when the last epoch ended.
+        """Stop at an epoch boundary, where the state was saved when the last epoch ended.
 
         Raises:
             TrainingInterruptedError: a signal came in during validation or at the last step of the epoch.
         """
         self._agreed = largest(self._received or 0) or None
-        if self._agreed is not None and trainer.global_step > 0:
+        if self._agreed is None or trainer.global_step == 0:
+            return
+        if self._resume.has_saved_epoch(trainer.current_epoch):
             raise TrainingInterruptedError(self._agreed)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the state saved when the epoch ends, if a signal came in by now."""
+        if not trainer.sanity_checking and largest(self._received or 0):
+            self._resume.save_at_next_epoch_end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back; the Trainer does the same with those it took before us, right after this.

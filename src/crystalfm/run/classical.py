@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from crystalfm.run.folder import RunFolder
     from crystalfm.run.prepare import PreparedData
 
-BASELINE_MODALITY = "fingerprint"
-"""What baselines look at: the strongest cheap view of a molecule."""
+BASELINE_MODALITIES = {"smiles": "fingerprint", "structure": "composition"}
+"""What baselines look at, by the raw field that records have: the strongest cheap view of a molecule, of a crystal."""
 
 
 class ClassicalSession(Session):
@@ -65,7 +65,7 @@ class ClassicalSession(Session):
         seconds = time.monotonic() - started
         self._save()
         return FittedModel(
-            predict=_predict_with(self._model, self._prepared.stores),
+            predict=predict_with(self._model, self._prepared.stores),
             num_epochs=0,
             train_seconds=seconds,
             validation=_validation(self._model),
@@ -104,7 +104,8 @@ def _matrix(stores: Mapping[str, FeatureStore], rows: NDArray[np.int64]) -> NDAr
     return gather_dense(stores, rows) if stores else np.empty((len(rows), 0), dtype=np.uint8)
 
 
-def _predict_with(model: ClassicalModel, stores: Mapping[str, FeatureStore]) -> Predict:
+def predict_with(model: ClassicalModel, stores: Mapping[str, FeatureStore]) -> Predict:
+    """Return the function that predicts rows from their features."""
     return lambda rows: model.predict(_matrix(stores, rows))
 
 
@@ -117,11 +118,11 @@ def _validation(model: ClassicalModel) -> dict[str, float]:
     return best
 
 
-def restore_classical(cfg: DictConfig, saved: SavedModel, prepared: PreparedData) -> Predict:
+def restore_classical(cfg: DictConfig, saved: SavedModel) -> ClassicalModel:
     """Rebuild a fitted classical model from its checkpoint."""
     model: ClassicalModel = construct(cfg.model, targets=saved.targets)
     model.load_state(saved.weights)
-    return _predict_with(model, prepared.stores)
+    return model
 
 
 def score_baselines(
@@ -129,8 +130,8 @@ def score_baselines(
 ) -> list[ModelScores]:
     """Fit the models of ``cfg.baselines`` on the same training rows and score them on the same ``rows``.
 
-    Each baseline has its own default settings and looks at fingerprints where the records have SMILES, else at the
-    run's own features.
+    Each baseline has its own default settings and looks at the fingerprint of a molecule or the composition of a
+    crystal; where the records are neither, at the run's own features.
     """
     if not cfg.baselines:
         return []
@@ -145,7 +146,7 @@ def score_baselines(
             started = time.monotonic()
             model.fit(features, cfg.seed)
         console.print(f"baseline {label} fitted in {time.monotonic() - started:.0f} s", highlight=False)
-        scores.append(score_rows(label, prepared.table, rows, _predict_with(model, stores)(rows)))
+        scores.append(score_rows(label, prepared.table, rows, predict_with(model, stores)(rows)))
     return scores
 
 
@@ -173,10 +174,12 @@ def baseline_nodes(cfg: DictConfig) -> dict[str, dict[str, Any]]:
 
 
 def _baseline_stores(cfg: DictConfig, prepared: PreparedData, store: AssetStore) -> dict[str, FeatureStore]:
-    if BASELINE_MODALITY in prepared.stores:
-        return {BASELINE_MODALITY: prepared.stores[BASELINE_MODALITY]}
-    if "smiles" not in prepared.table.fields:
+    modality = next((name for raw, name in BASELINE_MODALITIES.items() if raw in prepared.table.fields), None)
+    if modality is None:
         return prepared.stores
-    _, values = represent(prepared.table, [BASELINE_MODALITY])
-    encoder = build_encoders(cfg, [BASELINE_MODALITY], store)[BASELINE_MODALITY]
-    return {BASELINE_MODALITY: encoder.prepare(values[BASELINE_MODALITY])}
+    if modality in prepared.stores:
+        return {modality: prepared.stores[modality]}
+    _, values = represent(prepared.table, [modality])
+    encoder = build_encoders(cfg, [modality], store)[modality]
+    encoder.fit([values[modality][row] for row in prepared.splits.train])
+    return {modality: encoder.prepare(values[modality])}

@@ -9,14 +9,41 @@ from crystalfm.chem.crystals import CrystalError
 from crystalfm.chem.molecules import RowProblem
 from crystalfm.contracts import MODALITIES, UserError
 from crystalfm.data.crystal_folder import LIST_FILE, read_crystal, structure_rows
+from crystalfm.run.descriptions import asks_for_descriptions, description_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from omegaconf import DictConfig
 
-def need_structures(modalities: Sequence[str]) -> bool:
-    """Say whether a model of these modalities looks at crystals."""
-    return any(MODALITIES[name].source_field == "structure" for name in modalities)
+
+def need_structures(modalities: Sequence[str], cfg: DictConfig) -> bool:
+    """Say whether a model of these modalities and this configuration looks at crystals, or at texts made of them."""
+    direct = any(MODALITIES[name].source_field == "structure" for name in modalities)
+    return direct or asks_for_descriptions(cfg, modalities)
+
+
+def crystal_fields(
+    structures: Sequence[str | None],
+    descriptions: Sequence[str | None] | None,
+    modalities: Sequence[str],
+    cfg: DictConfig,
+) -> tuple[dict[str, list[str | None]], list[RowProblem]]:
+    """Return the fields of a table of crystals to predict, and the rows for which a field cannot be made.
+
+    Args:
+        structures: crystals as JSON, one a row.
+        descriptions: texts given with them; ``None`` where no row has one.
+        modalities: modalities of the model.
+        cfg: configuration of the model, with ``data`` and ``paths``.
+    """
+    texts: list[str | None] = [None] * len(structures) if descriptions is None else list(descriptions)
+    problems: list[RowProblem] = []
+    if asks_for_descriptions(cfg, modalities):
+        undescribed = [one if text is None else None for one, text in zip(structures, texts, strict=True)]
+        made, problems = description_column(cfg, undescribed)
+        texts = [given or own for given, own in zip(texts, made, strict=True)]
+    return {"structure": list(structures), "description": texts}, problems
 
 
 def read_crystal_inputs(source: str, id_column: str | None) -> tuple[list[str], list[str | None], list[RowProblem]]:

@@ -10,13 +10,14 @@ from crystalfm.assets.progress import RichProgress
 from crystalfm.contracts import UserError
 from crystalfm.data.records import write_rejected
 from crystalfm.io.files import write_json
-from crystalfm.report.tables import closing_panel, results_table
+from crystalfm.report.tables import closing_panel, interval_table, results_table
 from crystalfm.run.checkpoints.resume_point import split_hash
-from crystalfm.run.folder import RunFolder, find_checkpoint, run_folder_of
+from crystalfm.run.folder import RunFolder, run_folder_of
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.saved import SavedPredictor
 from crystalfm.run.tracking.console import run_console
 from crystalfm.run.tracking.quiet import quiet_lightning
+from crystalfm.run.uncertainty import score_estimate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,43 +48,48 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     """
     quiet_lightning()
     console = run_console()
-    checkpoint = find_checkpoint(cfg.ckpt)
     data = cfg.get("data")
-    saved = SavedPredictor(checkpoint, cfg, data=data, progress=RichProgress(console))
-    _use_split_of_run(saved, checkpoint, own_data=data is None)
+    saved = SavedPredictor(cfg.ckpt, cfg, data=data, progress=RichProgress(console))
+    _use_split_of_run(saved, own_data=data is None)
     saved.cfg.data.targets = [target.name for target in saved.model.targets]
     prepared = saved.prepare(all_rows=data is not None)
     _check_targets(saved, prepared)
     rows = _rows_of(cfg.split if data is None else ALL, prepared)
-    predicted = saved.predictor(prepared)(rows)
+    estimate = saved.estimate(prepared, rows)
     folder = RunFolder(run_dir)
-    write_predictions(folder.predictions, prepared.table, prepared.splits, rows, predicted)
+    write_predictions(folder.predictions, prepared.table, prepared.splits, rows, estimate)
     write_rejected(folder.rejected, prepared.table.rejected)
     name = f"{saved.model.config['model']['name']}"
-    scores = score_rows(name, prepared.table, rows, predicted)
+    scores = score_rows(name, prepared.table, rows, estimate.values)
     title = f"{prepared.table.spec.name}, {len(rows):,} rows ({cfg.split if data is None else ALL})"
     console.print(results_table([scores], title=title))
     metrics = {f"mae_{score.target.label}": score.mae for score in scores.scores}
     metrics |= {f"rmse_{score.target.label}": score.rmse for score in scores.scores}
+    true, targets = prepared.table.targets[rows], saved.model.targets
+    # Rows of the training, and those the intervals were fitted on, would say nothing of their coverage.
+    unseen = data is not None or cfg.split == "test"
+    held = score_estimate(true, estimate, targets) if unseen else None
+    if held is not None and saved.intervals is not None:
+        console.print(interval_table(held, saved.intervals.coverage, title=f"intervals, {len(rows):,} rows"))
     write_json(
         folder.root / "evaluation.json",
         {
-            "checkpoint": str(checkpoint),
+            "checkpoint": str(cfg.ckpt if len(saved.checkpoints) > 1 else saved.model.path),
             "rows": len(rows),
             "rejected": len(prepared.table.rejected),
             "data": {"name": prepared.table.spec.name, "content_hash": prepared.table.content_hash},
             "metrics": {score.target.name: score.as_dict() for score in scores.scores},
+            "intervals": None if held is None else {score.target.name: score.as_dict() for score in held},
         },
     )
-    true = prepared.table.targets[rows]
-    files = write_figures(folder.figures, true, predicted, [scores], saved.model.targets, None, title=title)
+    files = write_figures(folder.figures, true, estimate.values, [scores], targets, None, title=title)
     console.print(closing_panel(folder.root, files))
     return metrics
 
 
-def _use_split_of_run(saved: SavedPredictor, checkpoint: Path, *, own_data: bool) -> None:
+def _use_split_of_run(saved: SavedPredictor, *, own_data: bool) -> None:
     """Take the split from the run folder, so that test rows stay test rows whatever the seeds say."""
-    folder = run_folder_of(checkpoint)
+    folder = run_folder_of(saved.model.path)
     if own_data and folder is not None and folder.split.is_file():
         saved.cfg.data.split_file = str(folder.split)
 

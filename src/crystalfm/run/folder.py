@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from crystalfm.contracts import UserError
+from crystalfm.io.checkpoints import BEST_CHECKPOINT, LAST_CHECKPOINT, find_checkpoint
 from crystalfm.io.files import write_json, write_text
 
-LAST_CHECKPOINT = "last.ckpt"
-"""Newest complete state; training resumes from it."""
-
-BEST_CHECKPOINT = "best.ckpt"
-"""Weights with the lowest monitored validation loss; evaluation and prediction use them."""
+__all__ = [
+    "BEST_CHECKPOINT",
+    "LAST_CHECKPOINT",
+    "RunFolder",
+    "find_checkpoint",
+    "find_checkpoints",
+    "newest_ensemble",
+    "newest_resumable",
+    "run_folder_of",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,25 @@ class RunFolder:
         return self.root / "summary.json"
 
     @property
+    def uncertainty(self) -> Path:
+        """Prediction intervals, as fitted on the validation rows."""
+        return self.root / "uncertainty.json"
+
+    @property
+    def members(self) -> Path:
+        """Run folders of an ensemble's members, ``1``, ``2``, …; there is none in a single run."""
+        return self.root / "members"
+
+    def member(self, number: int) -> RunFolder:
+        """Return the run folder of an ensemble's member, counted from 1."""
+        return RunFolder(self.members / str(number))
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this is the run folder of an ensemble's member."""
+        return self.root.resolve().parent.name == self.members.name
+
+    @property
     def figures(self) -> Path:
         """Folder of the figures."""
         return self.root / "figures"
@@ -80,6 +105,12 @@ class RunFolder:
     def create(self) -> RunFolder:
         """Make the folder and its subfolders; an existing folder is kept."""
         for folder in (self.root, self.checkpoints, self.figures):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def create_ensemble(self) -> RunFolder:
+        """Make the folder of an ensemble, whose checkpoints are its members'; an existing folder is kept."""
+        for folder in (self.root, self.members, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -101,31 +132,25 @@ class RunFolder:
         return loaded
 
 
-def find_checkpoint(location: str | Path, *, prefer: str = BEST_CHECKPOINT) -> Path:
-    """Return the checkpoint file of a run folder, or the file itself.
+def find_checkpoints(location: str | Path) -> list[Path]:
+    """Return the checkpoint of a run, or that of each member of a finished ensemble.
 
     Args:
-        location: run folder, its ``checkpoints`` folder, or a checkpoint file.
-        prefer: which of the two standard checkpoints to take where both exist.
+        location: run folder, ``checkpoints`` folder or checkpoint file.
 
     Raises:
-        UserError: there is no checkpoint at ``location``.
+        UserError: there is no checkpoint at ``location``, or its ensemble is not finished.
     """
-    path = Path(location).expanduser()
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise UserError(f"ckpt={location}: no such file or folder", remedy="give a run folder or a .ckpt file")
-    names = [prefer, *(name for name in (BEST_CHECKPOINT, LAST_CHECKPOINT) if name != prefer)]
-    for folder in (path / "checkpoints", path):
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    inner = sorted(path.glob("*/checkpoints/*.ckpt"))
-    remedy = "give a run folder that has checkpoints/best.ckpt or checkpoints/last.ckpt"
-    if inner:
-        remedy = f"did you mean {inner[-1].parent.parent}?"
-    raise UserError(f"ckpt={location}: the folder holds no checkpoint", remedy=remedy)
+    folder = RunFolder(Path(location).expanduser())
+    if not folder.members.is_dir():
+        return [find_checkpoint(location)]
+    members = folder.read_summary().get("ensemble")
+    if not members:
+        raise UserError(
+            f"ckpt={location}: the ensemble is not finished",
+            remedy=f"go on with train.py ckpt={location}, or give one of its members, such as {folder.member(1).root}",
+        )
+    return [find_checkpoint(folder.member(number).root) for number in range(1, len(members["seeds"]) + 1)]
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder | None:
@@ -146,3 +171,12 @@ def newest_resumable(runs: Path, name: str) -> RunFolder | None:
         return None
     newest = max(candidates, key=lambda path: path.stat().st_mtime_ns)
     return RunFolder(newest.parent.parent)
+
+
+def newest_ensemble(runs: Path, name: str) -> RunFolder | None:
+    """Return the newest ensemble of ``name`` under ``runs`` of which a member has saved anything."""
+    candidates = [path for path in (runs / name).glob("*/members/*/checkpoints/*.ckpt") if path.is_file()]
+    if not candidates:
+        return None
+    newest = max(candidates, key=lambda path: path.stat().st_mtime_ns)
+    return RunFolder(newest.parents[3])

@@ -51,19 +51,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalfm.assets.store import AssetStore
+    from crystalfm.encoders.base import ModalityEncoder
     from crystalfm.models.backbones import FusionBackbone
     from crystalfm.run.prepare import PreparedData
 
 
-def restore_network(cfg: DictConfig, saved: SavedModel, prepared: PreparedData) -> RegressionModule:
-    """Rebuild the network of a checkpoint from what the checkpoint holds, and load its weights."""
+def restore_network(cfg: DictConfig, saved: SavedModel, encoders: Mapping[str, ModalityEncoder]) -> RegressionModule:
+    """Rebuild the network of a checkpoint from what the checkpoint holds, and load its weights.
+
+    Args:
+        cfg: configuration of the checkpoint.
+        saved: the checkpoint.
+        encoders: its fitted encoders.
+    """
     from crystalfm.models.backbones import backbone_from_architecture
 
     if saved.scaling is None:
         raise UserError(f"{saved.path} holds no network", remedy="use a checkpoint of a trained network")
     module = build_module(
         cfg,
-        networks={name: encoder.build_network() for name, encoder in prepared.encoders.items()},
+        networks={name: encoder.build_network() for name, encoder in encoders.items()},
         llm=None if saved.architecture is None else backbone_from_architecture(saved.architecture),
         targets=saved.targets,
         scaling=saved.scaling,
@@ -84,6 +91,7 @@ def build_datamodule(cfg: DictConfig, prepared: PreparedData) -> RecordDataModul
         seed=cfg.seed,
         num_workers=dataset.num_workers,
         bucket_by_length=dataset.bucket_by_length,
+        batch_budget=dataset.batch_budget,
     )
 
 
@@ -126,7 +134,11 @@ class NetworkSession(Session):
         self._datamodule = build_datamodule(cfg, prepared)
         facts = {"run folder": str(folder.root.resolve()), **self._payload["data"]}
         self._resume = ExactResume(
-            folder, self._datamodule.train_sampler, cfg.callbacks.checkpoint_every_n_steps, common_facts=facts
+            folder,
+            self._datamodule.train_sampler,
+            cfg.callbacks.checkpoint_every_n_steps,
+            every_n_epochs=cfg.callbacks.checkpoint_every_n_epochs,
+            common_facts=facts,
         )
         self._table = MetricsTable(folder.metrics)
         self._best = ModelCheckpoint(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from crystalfm.contracts import MODALITIES, UserError
 from crystalfm.data.records import RecordTable, enforce_rejection_limit, represent
 from crystalfm.data.splits import Splits, carry_over, make_splits, read_splits
 from crystalfm.run.build import build_encoders, construct
+from crystalfm.run.descriptions import with_descriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from omegaconf import DictConfig
 
@@ -48,7 +50,13 @@ class PreparedData:
 
 
 def load_table(
-    dataset: Dataset, modalities: Sequence[str], *, max_rejected_fraction: float, all_rows: bool, fitted: bool = False
+    dataset: Dataset,
+    modalities: Sequence[str],
+    *,
+    max_rejected_fraction: float,
+    all_rows: bool,
+    fitted: bool = False,
+    describe: Callable[[RecordTable, Sequence[str]], RecordTable] | None = None,
 ) -> tuple[RecordTable, dict[str, list[str | None]], Splits]:
     """Load and split the records and make each modality's values, dropping rows for which one cannot be made.
 
@@ -61,6 +69,7 @@ def load_table(
         all_rows: put every row into the test part instead of splitting.
         fitted: the model is fitted already; else a modality that no training row has is left out, since it could
             not be learned and would only disturb the other parts.
+        describe: adds texts to those of the chosen rows that the modalities need them for, and rejects where it cannot.
 
     Returns:
         the accepted records, one value a row for each modality (``None`` where the row lacks it), and the splits.
@@ -70,6 +79,9 @@ def load_table(
     """
     loaded = dataset.load()
     splits = only_test(len(loaded)) if all_rows else split_table(dataset, loaded)
+    if describe is not None:
+        described = describe(loaded, modalities)
+        splits, loaded = carry_over(splits, loaded, described), described
     if not (all_rows or fitted):
         modalities = learnable_modalities(loaded, splits, modalities)
     table, values = represent(loaded, modalities)
@@ -118,17 +130,17 @@ def prepare_data(
     store: AssetStore,
     modalities: Sequence[str],
     *,
-    encoder_states: Mapping[str, Mapping[str, Any]] | None = None,
+    encoders: Mapping[str, ModalityEncoder] | None = None,
     all_rows: bool = False,
 ) -> PreparedData:
     """Load, split and featurize.
 
     Args:
-        cfg: configuration with ``data``, ``encoders``, ``seed`` and ``paths``.
+        cfg: configuration with ``data``, ``encoders``, ``descriptions``, ``seed`` and ``paths``.
         store: where data sets and weights come from.
         modalities: modalities to make features for, in order.
-        encoder_states: states of fitted encoders out of a checkpoint; without them the encoders are fitted here, on
-            the training rows alone.
+        encoders: fitted encoders of a checkpoint; without them the configured ones are fitted here, on the training
+            rows alone.
         all_rows: put every row into the test part instead of splitting.
     """
     dataset: Dataset = construct(cfg.data, store=store, seed=cfg.seed)
@@ -137,9 +149,10 @@ def prepare_data(
         modalities,
         max_rejected_fraction=float(cfg.max_rejected_fraction),
         all_rows=all_rows,
-        fitted=encoder_states is not None,
+        fitted=encoders is not None,
+        describe=partial(with_descriptions, cfg),
     )
-    prepared = featurize(cfg, store, dataset, table, values, splits, encoder_states)
+    prepared = featurize(cfg, store, dataset, table, values, splits, encoders)
     left_out = [name for name in modalities if name not in values]
     if left_out:
         prepared.notes["left out"] = f"{', '.join(left_out)} (no training row has it)"
@@ -153,7 +166,7 @@ def featurize(
     table: RecordTable,
     values: Mapping[str, Sequence[str | None]],
     splits: Splits,
-    encoder_states: Mapping[str, Mapping[str, Any]] | None = None,
+    encoders: Mapping[str, ModalityEncoder] | None = None,
 ) -> PreparedData:
     """Make the features of every modality for every row.
 
@@ -164,14 +177,11 @@ def featurize(
         table: records.
         values: one value a row for each modality, in the order in which they are fused.
         splits: rows of each part; encoders are fitted on the training rows alone.
-        encoder_states: see ``prepare_data``.
+        encoders: see ``prepare_data``.
     """
-    encoders = build_encoders(cfg, list(values), store)
-    stores: dict[str, FeatureStore] = {}
-    for modality, encoder in encoders.items():
-        if encoder_states is None:
+    chosen = dict(encoders or build_encoders(cfg, list(values), store))
+    if encoders is None:
+        for modality, encoder in chosen.items():
             encoder.fit([values[modality][row] for row in splits.train])
-        else:
-            encoder.load_state(encoder_states[modality])
-        stores[modality] = encoder.prepare(values[modality])
-    return PreparedData(dataset, table, splits, list(values), encoders, stores)
+    stores: dict[str, FeatureStore] = {name: chosen[name].prepare(column) for name, column in values.items()}
+    return PreparedData(dataset, table, splits, list(values), {name: chosen[name] for name in values}, stores)

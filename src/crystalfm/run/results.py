@@ -19,27 +19,29 @@ if TYPE_CHECKING:
     from crystalfm.contracts import TargetSpec
     from crystalfm.data.records import RecordTable
     from crystalfm.data.splits import Splits
+    from crystalfm.run.uncertainty import Estimate
 
 
 def write_predictions(
-    path: Path, table: RecordTable, splits: Splits, rows: NDArray[np.int64], predicted: NDArray[np.float64]
+    path: Path, table: RecordTable, splits: Splits, rows: NDArray[np.int64], estimate: Estimate
 ) -> None:
     """Write ids, split, true and predicted values as Parquet, in the order of the table.
 
-    Columns are ``id``, ``split`` and, for each target, ``<label>_true`` and ``<label>_predicted`` in its unit.
+    Columns are ``id``, ``split`` and, for each target in its unit, ``<label>_true``, ``<label>_predicted`` and, where
+    there are such, ``<label>_std``, ``<label>_lower`` and ``<label>_upper``.
 
     Args:
         path: the file.
         table: records.
         splits: rows of each split.
         rows: (K,) rows predicted.
-        predicted: (K, T) predictions in physical units.
+        estimate: (K, T) predictions in physical units, with their uncertainty.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     order = np.argsort(rows, kind="stable")
-    rows, predicted = rows[order], predicted[order]
+    rows, estimate = rows[order], estimate.select(order)
     names = np.full(len(table), "", dtype=object)
     for part, part_rows in splits.parts.items():
         names[part_rows] = part
@@ -49,7 +51,8 @@ def write_predictions(
     }
     for index, target in enumerate(table.target_specs):
         columns[f"{target.label}_true"] = table.targets[rows, index]
-        columns[f"{target.label}_predicted"] = predicted[:, index]
+        columns[f"{target.label}_predicted"] = estimate.values[:, index]
+        columns |= {f"{target.label}_{name}": column for name, column in estimate.columns(index).items()}
     with atomic_write(path) as stream:
         pq.write_table(pa.table(columns), stream)
 

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from crystalfm.run.build import asset_store, construct
+from crystalfm.run.build import asset_store, build_encoders, construct
 from crystalfm.run.checkpoints.payload import CLASSICAL, SavedModel, read_model
+from crystalfm.run.folder import RunFolder, find_checkpoints, run_folder_of
 from crystalfm.run.prepare import PreparedData, featurize, prepare_data
+from crystalfm.run.uncertainty import Estimate, read_uncertainty
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from crystalfm.assets.store import AssetStore
     from crystalfm.data.records import RecordTable
     from crystalfm.data.splits import Splits
+    from crystalfm.encoders.base import ModalityEncoder
+    from crystalfm.metrics.conformal import ConformalIntervals
     from crystalfm.run.session import Predict
 
-_MACHINE_KEYS = ("paths", "trainer")
+_MACHINE_KEYS = ("paths", "trainer", "descriptions")
 
 
 class SavedPredictor:
-    """A checkpoint with the configuration to run it here.
+    """A saved model, or the members of an ensemble, with the configuration to run it here.
 
     The model, its preprocessing and its data settings come from the checkpoint; paths and the device come from
-    the present configuration, and ``data`` where it is given.
+    the present configuration, and ``data`` where it is given. Members share everything but their weights.
 
     Args:
-        path: checkpoint file.
-        cfg: present configuration with ``paths`` and ``trainer``.
+        location: run folder or checkpoint file.
+        cfg: present configuration with ``paths``, ``trainer`` and perhaps ``descriptions``.
         data: data node to use in place of the checkpoint's.
         progress: where the asset store reports downloads.
 
@@ -40,9 +48,12 @@ class SavedPredictor:
     """
 
     def __init__(
-        self, path: Path, cfg: DictConfig, *, data: Mapping[str, Any] | None = None, progress: Any = None
+        self, location: str | Path, cfg: DictConfig, *, data: Mapping[str, Any] | None = None, progress: Any = None
     ) -> None:
-        self.model: SavedModel = read_model(path)
+        self.checkpoints: list[Path] = find_checkpoints(location)
+        self._members: list[SavedModel] = [read_model(path) for path in self.checkpoints]
+        self.model: SavedModel = self._members[0]
+        self.intervals: ConformalIntervals | None = self._read_intervals(location)
         merged = OmegaConf.create(self.model.config)
         for key in _MACHINE_KEYS:
             if key in cfg:
@@ -52,30 +63,52 @@ class SavedPredictor:
         self.cfg: DictConfig = merged
         self.store: AssetStore = asset_store(merged, progress)
 
+    @cached_property
+    def encoders(self) -> dict[str, ModalityEncoder]:
+        """Encoders as they were fitted in training, built once."""
+        built = build_encoders(self.cfg, self.model.modalities, self.store)
+        for modality, encoder in built.items():
+            encoder.load_state(self.model.encoder_states[modality])
+        return built
+
     def prepare(self, *, all_rows: bool) -> PreparedData:
         """Prepare the data with the encoders as they were fitted in training."""
-        return prepare_data(
-            self.cfg,
-            self.store,
-            self.model.modalities,
-            encoder_states=self.model.encoder_states,
-            all_rows=all_rows,
-        )
+        return prepare_data(self.cfg, self.store, self.model.modalities, encoders=self.encoders, all_rows=all_rows)
 
     def featurize(self, table: RecordTable, values: Mapping[str, Sequence[str | None]], splits: Splits) -> PreparedData:
         """Make features of records that come from no data set, with the encoders as they were fitted."""
-        dataset = construct(self.cfg.data)
-        states = self.model.encoder_states
-        return featurize(self.cfg, self.store, dataset, table, values, splits, states)
+        return featurize(self.cfg, self.store, construct(self.cfg.data), table, values, splits, self.encoders)
 
-    def predictor(self, prepared: PreparedData) -> Predict:
-        """Return the function that predicts rows of ``prepared`` in physical units."""
-        if self.model.kind == CLASSICAL:
-            from crystalfm.run.classical import restore_classical
+    def estimate(self, prepared: PreparedData, rows: NDArray[np.int64]) -> Estimate:
+        """Predict rows (K,) of ``prepared`` in physical units, with intervals where the run has them."""
+        members = [predictor(prepared)(rows) for predictor in self._predictors]
+        return Estimate.of_members(members).with_intervals(self.intervals)
 
-            return restore_classical(self.cfg, self.model, prepared)
+    def _read_intervals(self, location: str | Path) -> ConformalIntervals | None:
+        if len(self.checkpoints) > 1:
+            return read_uncertainty(RunFolder(Path(location).expanduser()).uncertainty, self.model.targets)
+        folder = run_folder_of(self.model.path)
+        if folder is None:
+            return None
+        return read_uncertainty(folder.uncertainty, self.model.targets, self.model.path.name)
+
+    @cached_property
+    def _predictors(self) -> list[Callable[[PreparedData], Predict]]:
+        """Every member at work, rebuilt once."""
+        return [self._predictor(member) for member in self._members]
+
+    def _predictor(self, saved: SavedModel) -> Callable[[PreparedData], Predict]:
+        if saved.kind == CLASSICAL:
+            from crystalfm.run.classical import predict_with, restore_classical
+
+            model = restore_classical(self.cfg, saved)
+            return lambda prepared: predict_with(model, prepared.stores)
         from crystalfm.run.network import build_datamodule, predict_rows, restore_network
 
-        module = restore_network(self.cfg, self.model, prepared)
-        datamodule = build_datamodule(self.cfg, prepared)
-        return lambda rows: predict_rows(self.cfg, module, datamodule, rows)
+        module = restore_network(self.cfg, saved, self.encoders)
+
+        def predictor(prepared: PreparedData) -> Predict:
+            datamodule = build_datamodule(self.cfg, prepared)
+            return lambda rows: predict_rows(self.cfg, module, datamodule, rows)
+
+        return predictor

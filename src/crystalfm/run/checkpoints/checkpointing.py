@@ -9,14 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from crystalfm.contracts import UserError
+from crystalfm.io.checkpoints import PAYLOAD_KEY, SCHEMA_VERSION, read_checkpoint
 from crystalfm.io.files import atomic_write
 
-SCHEMA_VERSION = 1
-"""Version of the ``crystalfm`` section of a checkpoint."""
-
-PAYLOAD_KEY = "crystalfm"
-"""Key of the section that holds what evaluation needs beside the weights."""
+__all__ = ["PAYLOAD_KEY", "SCHEMA_VERSION", "AtomicCheckpointIO", "read_checkpoint", "require_plain"]
 
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _PLAIN = (str, int, float, bool, type(None))
@@ -76,35 +72,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint with ``weights_only=True``, whatever is asked for."""
         del weights_only
         return read_checkpoint(Path(path), map_location=map_location)
-
-
-def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
-    """Read a checkpoint file of this framework.
-
-    Raises:
-        UserError: the file is damaged, was not written by crystalfm, or has a newer schema.
-    """
-    import pickle
-    import zipfile
-
-    try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True, mmap=False)
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or ["the file is empty"])[0]
-        raise UserError(
-            f"{path} cannot be read as a checkpoint: {reason}",
-            remedy="the file is cut short, damaged or not a crystalfm checkpoint; use another one",
-        ) from error
-    if not isinstance(loaded, dict) or PAYLOAD_KEY not in loaded:
-        raise UserError(
-            f"{path} is not a crystalfm checkpoint",
-            remedy="give a run folder or a file from its checkpoints folder",
-        )
-    schema = loaded[PAYLOAD_KEY].get("schema_version")
-    if schema != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has checkpoint schema {schema}; this version of crystalfm reads schema {SCHEMA_VERSION}",
-            remedy="use the crystalfm version that wrote it (see crystalfm.version inside the file)",
-        )
-    checkpoint: dict[str, Any] = loaded
-    return checkpoint

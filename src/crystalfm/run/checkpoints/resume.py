@@ -64,13 +64,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 class ExactResume(Checkpoint):
     """Saves ``last.ckpt`` at points from which training continues bit for bit, and restores what Lightning leaves out.
 
-    The state is saved when an epoch is complete, validation included, and every ``every_n_steps`` optimizer steps in
-    between. A step after which validation is due waits for the next one, since Lightning cannot resume between the two.
+    The state is saved when an epoch is complete, validation included (or every ``every_n_epochs`` epochs, and when
+    training ends or is to stop), and every ``every_n_steps`` optimizer steps in between. A step after which validation
+    is due waits for the next one, since Lightning cannot resume between the two.
 
     Args:
         folder: run folder; the checkpoint goes to its ``checkpoints/last.ckpt``.
         sampler: sampler of the training data.
         every_n_steps: optimizer steps between saves in mid-epoch, or ``None`` for saves at epoch ends only.
+        every_n_epochs: epochs between saves at epoch ends.
         common_facts: what all processes of the run must agree on, by name.
     """
 
@@ -80,11 +82,14 @@ class ExactResume(Checkpoint):
         sampler: ResumableBatchSampler,
         every_n_steps: int | None = None,
         *,
+        every_n_epochs: int = 1,
         common_facts: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
         self._sampler = sampler
         self._every_n_steps = every_n_steps
+        self._every_n_epochs = every_n_epochs
+        self._must_save = False
         self._common_facts = dict(common_facts or {})
         self._pending: dict[str, Any] | None = None
         self._position: dict[str, int] = {"epoch": 0, "batch": 0}
@@ -180,8 +185,19 @@ class ExactResume(Checkpoint):
         self._flush = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the state of a complete epoch."""
-        self._save(trainer, epoch=trainer.current_epoch + 1, batch=0)
+        """Save the state of a complete epoch when it is time, or when it may be the last."""
+        epoch = trainer.current_epoch + 1
+        last = trainer.should_stop or epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if last or self._must_save or epoch % self._every_n_epochs == 0:
+            self._save(trainer, epoch=epoch, batch=0)
+
+    def save_at_next_epoch_end(self) -> None:
+        """Save when the epoch ends, whatever its number; all ranks call this together."""
+        self._must_save = True
+
+    def has_saved_epoch(self, epoch: int) -> bool:
+        """Say whether what is on disk is the state before the first batch of ``epoch``."""
+        return self._position == {"epoch": epoch, "batch": 0}
 
     def _save(self, trainer: Trainer, *, epoch: int, batch: int) -> None:
         self._position = {"epoch": epoch, "batch": batch}

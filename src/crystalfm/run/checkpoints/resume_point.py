@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from crystalfm.config.differences import Difference, require_resumable
 from crystalfm.contracts import UserError
-from crystalfm.run.folder import LAST_CHECKPOINT, RunFolder, find_checkpoint, newest_resumable, run_folder_of
+from crystalfm.run.folder import (
+    LAST_CHECKPOINT,
+    RunFolder,
+    find_checkpoint,
+    newest_ensemble,
+    newest_resumable,
+    run_folder_of,
+)
 from crystalfm.run.parallel.slurm import is_restarted
 from crystalfm.run.parallel.stamp import STAMP_VARIABLE, is_own_folder
 
@@ -21,8 +28,12 @@ if TYPE_CHECKING:
 
     from crystalfm.data.records import RecordTable
     from crystalfm.data.splits import Splits
+    from crystalfm.encoders.base import ModalityEncoder
 
 log = logging.getLogger(__name__)
+
+_DIGESTS = ("sha256", "asset_sha256")
+"""What the states of frozen encoders call the digest of their weights."""
 
 AUTO = "auto"
 """Value of ``ckpt`` that resumes the newest run of the same name, or starts a new one."""
@@ -59,6 +70,22 @@ class ResumePoint:
                     remedy="restore the data of the run, or start a new run without ckpt=",
                 )
 
+    def require_same_encoders(self, encoders: Mapping[str, ModalityEncoder]) -> None:
+        """Check that frozen encoders have the weights with which the checkpoint was trained.
+
+        Raises:
+            UserError: they have not; training would go on with other vectors.
+        """
+        for modality, encoder in encoders.items():
+            before, now = self.payload["encoders"].get(modality, {}), encoder.state()
+            for name in _DIGESTS:
+                if before.get(name) != now.get(name):
+                    raise UserError(
+                        f"encoders.{modality}: the pretrained weights changed since {self.checkpoint} was written "
+                        f"({str(before.get(name))[:12]} -> {str(now.get(name))[:12]})",
+                        remedy="restore the weights of the run, or start a new run without ckpt=",
+                    )
+
 
 def split_hash(table: RecordTable, splits: Splits) -> str:
     """Return a SHA-256 over the ids of each part."""
@@ -88,6 +115,8 @@ def resume_location(ckpt: str | None, runs: Path, name: str) -> Path | None:
             return own
         newest = newest_resumable(runs, name)
         return None if newest is None else newest.last
+    if RunFolder(Path(ckpt).expanduser()).members.is_dir():
+        raise UserError(f"ckpt={ckpt} is an ensemble", remedy="repeat its overrides, ensemble=... among them")
     path = find_checkpoint(ckpt, prefer=LAST_CHECKPOINT)
     folder = run_folder_of(path)
     if folder is None:
@@ -96,6 +125,35 @@ def resume_location(ckpt: str | None, runs: Path, name: str) -> Path | None:
             remedy="give the run folder",
         )
     return folder.last if is_restarted() and folder.last.is_file() else path
+
+
+def ensemble_location(ckpt: str | None, runs: Path, name: str, *, run_dir: Path | None = None) -> Path | None:
+    """Return the folder of the ensemble that ``ckpt`` names, or ``None`` when a new one is to start.
+
+    Args:
+        ckpt: run folder, ``auto`` or nothing.
+        runs: folder of all runs.
+        name: name of the run, for ``auto``.
+        run_dir: folder of a new run; a job that SLURM started again goes on there.
+
+    Raises:
+        UserError: there is no ensemble at ``ckpt``.
+    """
+    own = runs / name / os.environ.get(STAMP_VARIABLE, "") if ckpt == AUTO else None
+    for folder in (run_dir, own):
+        if folder is not None and (is_restarted() or is_own_folder(folder)) and RunFolder(folder).members.is_dir():
+            return folder
+    if ckpt is None:
+        return None
+    if ckpt == AUTO:
+        newest = newest_ensemble(runs, name)
+        return None if newest is None else newest.root
+    root = Path(ckpt).expanduser()
+    if not RunFolder(root).members.is_dir():
+        raise UserError(
+            f"ckpt={ckpt} is no ensemble", remedy="give the run folder of one, or leave ensemble= out for a single run"
+        )
+    return root
 
 
 def checkpoint_of_earlier_start(run_dir: Path) -> Path | None:
@@ -116,15 +174,29 @@ def find_resume(cfg: DictConfig, config: Mapping[str, Any], run_dir: Path) -> Re
         UserError: no checkpoint where one was asked for, it holds no training state, or a key changed that
             would change the training.
     """
-    from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, read_checkpoint
-
     path = checkpoint_of_earlier_start(run_dir) or resume_location(cfg.ckpt, Path(cfg.paths.runs), cfg.name)
     if path is None:
         if cfg.ckpt == AUTO:
             log.info("ckpt=auto: no run of the name %s to go on with; starting a new one", cfg.name)
         return None
+    return resume_point(path, config)
+
+
+def resume_point(path: Path, config: Mapping[str, Any], *, training: bool = True) -> ResumePoint:
+    """Return the point at which a checkpoint's run goes on.
+
+    Args:
+        path: checkpoint file.
+        config: configuration asked for now.
+        training: the training itself goes on; else its weights are only used.
+
+    Raises:
+        UserError: the checkpoint holds no training state, or a key changed that would change the training.
+    """
+    from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, read_checkpoint
+
     checkpoint = read_checkpoint(path)
-    if not checkpoint.get("optimizer_states"):
+    if training and not checkpoint.get("optimizer_states"):
         raise UserError(
             f"{path} holds weights only; training cannot go on from it",
             remedy=f"use checkpoints/{LAST_CHECKPOINT} of the run",

@@ -128,12 +128,12 @@ class QueuedAgain:
     saved. Everything else in the block is simply repeated after the restart.
 
     Args:
-        checkpoint: the run's newest state, which a training in the block writes; ``None`` before there is a run.
+        checkpoints: newest states of a run's trainings, which the block writes; none before there is a run.
     """
 
-    def __init__(self, checkpoint: Path | None = None) -> None:
+    def __init__(self, *checkpoints: Path) -> None:
         self._job = SlurmJob.current()
-        self._checkpoint = checkpoint
+        self._checkpoints = checkpoints
         self._at_start = self._written()
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -179,9 +179,7 @@ class QueuedAgain:
         return self._written() != self._at_start or _asked_whether_preempted(job) is True
 
     def _written(self) -> int | None:
-        if self._checkpoint is None or not self._checkpoint.is_file():
-            return None
-        return self._checkpoint.stat().st_mtime_ns
+        return max((path.stat().st_mtime_ns for path in self._checkpoints if path.is_file()), default=None)
 
     def _leave(self, job: SlurmJob, number: signal.Signals) -> None:
         if not job.is_first:

@@ -105,7 +105,7 @@ class WandbIdentity:
         path = folder.root / IDENTITY_FILE
         if path.is_file():
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        group = _multirun_group(folder)
+        group = _group(folder)
         # The agent of a W&B sweep names the run; jobs of a multirun would all get the same name.
         given = os.environ.get("WANDB_RUN_ID") if group is None else None
         settings = cfg.logger
@@ -119,8 +119,11 @@ class WandbIdentity:
         return identity
 
 
-def _multirun_group(folder: RunFolder) -> str | None:
-    """Return a name for the multirun that the run folder is a job of, ``None`` for a single run."""
+def _group(folder: RunFolder) -> str | None:
+    """Return a name for the ensemble or multirun that the run folder is a part of, ``None`` for a single run."""
+    if folder.is_member:
+        root = folder.root.resolve()
+        return f"ensemble_{root.parents[2].name}_{root.parents[1].name}"
     if not HydraConfig.initialized():
         return None
     hydra_cfg: Any = HydraConfig.get()
@@ -128,6 +131,12 @@ def _multirun_group(folder: RunFolder) -> str | None:
     if hydra_cfg.mode != RunMode.MULTIRUN or output is None or Path(output).resolve() != folder.root.resolve():
         return None
     return f"multirun_{folder.root.resolve().parent.name}"
+
+
+def _short_name(folder: RunFolder) -> str:
+    """Return the folder's name; of an ensemble's member with that of the ensemble before it."""
+    root = folder.root.resolve()
+    return f"{root.parents[1].name}/{root.name}" if folder.is_member else root.name
 
 
 def has_credentials() -> bool:
@@ -388,7 +397,7 @@ def _start(
         project=identity.project,
         entity=identity.entity,
         group=identity.group,
-        name=f"{cfg.name}/{folder.root.resolve().name}",
+        name=f"{cfg.name}/{_short_name(folder)}",
         tags=list(cfg.logger.wandb_tags) or None,
         config=dict(config),
         dir=folder.root,
