@@ -1,11 +1,12 @@
 """Test errors of many runs as Markdown: a row a property, a column a kind of model, mean and spread over seeds.
 
-usage: python benchmarks/hybrid_table.py RUNS [RUNS ...]
+usage: python benchmarks/hybrid_table.py RUNS [RUNS ...] [--against gnn_only]
 
 RUNS are folders with run folders somewhere below them (paths.runs of the trainings). A run's kind is its mode (or
 model) with the descriptions it reads and their encoder; each of its baselines is a kind of its own. Of runs of one
 kind, target and seed the newest counts. Nothing is computed but means and sample standard deviations of what the runs'
-summary.json say, and no table is made of runs that were tested on different rows for the same seed.
+summary.json say, and no table is made of runs that were tested on different rows for the same seed. Seeds draw other
+splits, so that kinds are to be compared seed by seed: ``--against`` adds a table of that.
 """
 
 from __future__ import annotations
@@ -164,17 +165,52 @@ def table(results: list[Result], *, minutes: bool) -> str:
     return "\n".join(lines)
 
 
+def compared(results: list[Result], against: str) -> str:
+    """Return as Markdown how much larger the errors are than those of a kind with the same seed, in percent.
+
+    Mean over seeds, its standard error, and the number of seeds.
+    """
+    errors = {(result.target, result.kind, result.seed): result.mae for result in results}
+    kinds = sorted({result.kind for result in results} - {against}, key=_place)
+    lines = ["| target | " + " | ".join(kinds) + " |", "|---|" + "---:|" * len(kinds)]
+    for target in sorted({result.target for result in results}):
+        row = [target]
+        for kind in kinds:
+            shares = [
+                100 * (mae / errors[target, against, seed] - 1)
+                for (of, name, seed), mae in errors.items()
+                if (of, name) == (target, kind) and (target, against, seed) in errors
+            ]
+            row.append(_percent(shares))
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _percent(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:+.1f} (1)"
+    return f"{mean:+.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f} ({len(values)})"
+
+
 def _place(kind: str) -> tuple[int, str]:
     word = kind.partition(" ")[0]
     return ORDER.index(word) if word in ORDER else len(ORDER), kind
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print both tables; exit code 1 where there is nothing to show, or where test rows differ."""
+    """Print the tables; exit code 1 where there is nothing to show, or where test rows differ."""
     parser = argparse.ArgumentParser(description="Test errors of many runs as Markdown.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders with run folders below them")
-    results = collect(parser.parse_args(arguments).runs)
+    parser.add_argument("--against", help="kind (heading) with which the others are compared seed by seed")
+    options = parser.parse_args(arguments)
+    results = collect(options.runs)
     problems = different_tests(results) if results else ["no finished run with test rows"]
+    kinds = sorted({result.kind for result in results}, key=_place)
+    if not problems and options.against not in (None, *kinds):
+        problems = [f"--against {options.against}: no such kind; there are: {', '.join(kinds)}"]
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 1
@@ -183,6 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(missing_note(results), end="")
     print("\nMinutes of training:\n")
     print(table(results, minutes=True))
+    if options.against is not None:
+        print(f"\nError beyond that of {options.against}, percent, mean ± standard error over seeds:\n")
+        print(compared(results, options.against))
     return 0
 
 

@@ -53,7 +53,7 @@ def write_run(tmp_path):
 
 
 def rows(text):
-    """The two tables as dictionaries by heading, first row only."""
+    """The tables as dictionaries by heading, first row only."""
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     cells = [[[cell.strip() for cell in line.strip("|").split("|")] for line in lines] for lines in tables]
     return [dict(zip(lines[0], lines[2], strict=True)) for lines in cells]
@@ -73,6 +73,22 @@ def test_mean_and_spread_over_seeds(script, write_run, capsys):
     assert errors["mean"] == "0.9 ± 0 (2)"
     assert "mean" not in minutes
     assert minutes["hybrid (robocrys, minilm)"] == "1.5 ± 0.71 (2)"
+
+
+def test_kinds_are_compared_seed_by_seed(script, write_run, capsys):
+    for seed, ours, theirs in ((1, 0.2, 0.4), (2, 3.0, 4.0), (3, 9.0, None)):
+        runs = write_run(f"t{seed}", ours, seed=seed)
+        if theirs is not None:
+            write_run(f"t{seed}", theirs, seed=seed, mode="gnn_only", modalities=["crystal_graph"])
+    assert script.main([str(runs), "--against", "gnn_only"]) == 0
+    *_, relative = rows(capsys.readouterr().out)
+    # 50 and 25 percent less: 37.5 on average, and half of their distance as standard error.
+    assert relative == {"target": "gap (eV)", "hybrid (robocrys, minilm)": "-37.5 ± 12.5 (2)"}
+
+
+def test_an_unknown_kind_to_compare_with_is_named(script, write_run, capsys):
+    assert script.main([str(write_run("t1", 0.2)), "--against", "gnn"]) == 1
+    assert "hybrid (robocrys, minilm)" in capsys.readouterr().err
 
 
 def test_the_newest_run_of_a_kind_counts_and_unfinished_ones_do_not(script, write_run, capsys):
