@@ -141,11 +141,11 @@ def missing_note(results: list[Result]) -> str:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """Return ``mean ± standard deviation`` to four figures of the mean, and the number of values."""
+    """Return ``mean ± standard deviation`` to three figures of the mean, and the number of values."""
     mean = statistics.fmean(values)
     if len(values) == 1:
-        return f"{mean:.4g} (1)"
-    return f"{mean:.4g} ± {statistics.stdev(values):.2g} ({len(values)})"
+        return f"{mean:.3g} (1)"
+    return f"{mean:.3g} ± {statistics.stdev(values):.2g} ({len(values)})"
 
 
 def table(results: list[Result], *, minutes: bool) -> str:

@@ -67,6 +67,22 @@ class Composition:
     chosen: set[str] = field(default_factory=set)
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, which answers what options a group has without copying every source for each question."""
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """Return the options of a group, or the groups in it; see ``ConfigLoader``."""
+        if config_name is not None or overrides:  # these may change where configurations are looked for
+            return super().get_group_options(group_name, results_filter, config_name, overrides)
+        return self.repository.get_group_options(group_name, results_filter)
+
+
 class Composer:
     """Hydra, set up on the shipped configuration folder and the user's own; use it as a context manager.
 
@@ -93,7 +109,7 @@ class Composer:
         search_path = create_config_search_path(f"file://{self.folders[0]}")
         for folder in self.folders[1:]:
             search_path.prepend("user", f"file://{folder}", "schema")
-        self._loader = ConfigLoaderImpl(config_search_path=search_path)
+        self._loader = _Loader(config_search_path=search_path)
         self.hydra = Hydra(task_name=self.task, config_loader=self._loader)
         GlobalHydra.instance().initialize(self.hydra)
         return self
