@@ -216,7 +216,7 @@ class PredictSettings:
     smiles_column: str = "smiles"
     id_column: str | None = None
     description_column: str | None = None
-    max_rejected_fraction: float = 0.01
+    max_rejected_fraction: float = 0.5
 
 
 @dataclass(frozen=True)

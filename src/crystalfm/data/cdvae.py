@@ -50,19 +50,12 @@ class CDVAERelease(CrystalDataset):
             target, else ``extended``; a release as one Parquet file has targets for validation and test alone.
         path: folder with ``train.csv``, ``val.csv`` and ``test.csv`` (a ``cif`` column), perhaps with ``.gz``, or
             one Parquet file with the columns ``split``, ``material_id`` and ``poscar``; ``None`` for the asset store.
-        store: where the asset comes from; also holds the parsed table's cache.
         targets: names of targets.
-        seed: see ``Dataset``, as are all others.
-        limit: see ``Dataset``; each official part keeps its share and at least one row.
         batch_size: see ``Dataset``.
         eval_batch_size: see ``Dataset``.
-        split_file: see ``Dataset``; a file goes before ``split``.
-        test_fraction: see ``Dataset``; used by ``split=random``.
-        val_fraction: see ``Dataset``; used by ``split=random`` and, of the validation part, by ``split=extended``.
-        split_seed: see ``Dataset``.
-        num_workers: see ``Dataset``.
-        bucket_by_length: see ``Dataset``.
-        description: see ``CrystalDataset``.
+        shared: see ``Dataset`` and ``CrystalDataset``. ``limit`` keeps the share of each official part, at least one
+            row; ``split_file`` goes before ``split``; ``test_fraction`` counts for ``split=random``, ``val_fraction``
+            for ``extended`` too, of the validation part.
 
     Raises:
         UserError: a setting is out of range.

@@ -14,7 +14,7 @@ from crystalfm.data.features import TokenStore, VectorStore
 from crystalfm.encoders import pretrained
 from crystalfm.encoders.base import EncoderReport, ModalityEncoder
 from crystalfm.encoders.networks import CachedVectors, PretrainedNetwork
-from crystalfm.encoders.settings import check_at_least, check_choice
+from crystalfm.encoders.settings import check_at_least, check_choice, check_version
 from crystalfm.encoders.text_tokenizer import TextTokenizer
 from crystalfm.encoders.tokenizers import spaced_selfies
 
@@ -300,12 +300,7 @@ class HuggingFaceEncoder(ModalityEncoder):
         Raises:
             UserError: the state is of another version, or frozen where the settings say trainable or vice versa.
         """
-        if state.get("version") != STATE_VERSION:
-            raise UserError(
-                f"the checkpoint's encoder of {self.modality} has version {state.get('version')}, "
-                f"this release reads version {STATE_VERSION}",
-                remedy="use the release that made the checkpoint",
-            )
+        check_version(self.modality, "encoder", state, STATE_VERSION)
         if state["frozen"] != self._frozen:
             raise UserError(
                 f"encoders.{self.modality}.frozen={self._frozen}, the checkpoint was trained with {state['frozen']}",

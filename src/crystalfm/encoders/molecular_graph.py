@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalfm.chem.molecular_graph import ATOM_FEATURES, GRAPH_VERSION, molecular_graph
-from crystalfm.contracts import UserError
 from crystalfm.data.features import GraphStore
 from crystalfm.data.parsed_cache import cached_table
 from crystalfm.encoders.base import EncoderReport, ModalityEncoder
 from crystalfm.encoders.graph_network import RelationalGraphNetwork
-from crystalfm.encoders.settings import check_at_least, check_divides, check_rate
+from crystalfm.encoders.settings import check_at_least, check_divides, check_rate, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,12 +122,7 @@ class MolecularGraphEncoder(ModalityEncoder):
         Raises:
             UserError: the features are of another version.
         """
-        if state.get("version") != GRAPH_VERSION:
-            raise UserError(
-                f"the checkpoint's {self.modality} has features of version {state.get('version')}, "
-                f"this release makes version {GRAPH_VERSION}",
-                remedy="use the release that made the checkpoint",
-            )
+        check_version(self.modality, "features", state, GRAPH_VERSION)
 
     def report(self) -> EncoderReport:
         """Describe the encoder; after ``prepare`` with the number and size of the molecules."""

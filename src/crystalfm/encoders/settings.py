@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def check_choice(modality: str, key: str, value: str, choices: Sequence[str]) -> None:
@@ -56,4 +56,24 @@ def check_divides(modality: str, key: str, divisor: int, other: str, number: int
         raise UserError(
             f"encoders.{modality}.{key}={divisor} does not divide encoders.{modality}.{other}={number}",
             remedy=f"choose {other} as a multiple of {key}",
+        )
+
+
+def check_version(modality: str, what: str, state: Mapping[str, Any], version: int) -> None:
+    """Raise unless a checkpoint's state of an encoder has the version that this release reads.
+
+    Args:
+        modality: modality of the encoder.
+        what: what the state holds, for the message.
+        state: state out of a checkpoint.
+        version: version of this release.
+
+    Raises:
+        UserError: names both versions.
+    """
+    if state.get("version") != version:
+        raise UserError(
+            f"the checkpoint's {what} of {modality} has version {state.get('version')}, this release reads "
+            f"version {version}",
+            remedy="use the release that made the checkpoint",
         )

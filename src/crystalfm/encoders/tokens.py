@@ -12,7 +12,7 @@ from crystalfm.contracts import UserError
 from crystalfm.data.features import TokenStore
 from crystalfm.encoders.base import EncoderReport, ModalityEncoder
 from crystalfm.encoders.networks import TokenTransformer
-from crystalfm.encoders.settings import check_at_least, check_choice, check_divides, check_rate
+from crystalfm.encoders.settings import check_at_least, check_choice, check_divides, check_rate, check_version
 from crystalfm.encoders.tokenizers import tokenize_selfies, tokenize_smiles
 
 if TYPE_CHECKING:
@@ -196,12 +196,7 @@ class TokenTransformerEncoder(ModalityEncoder):
         Raises:
             UserError: the state is of another version.
         """
-        if state.get("version") != STATE_VERSION:
-            raise UserError(
-                f"the checkpoint's vocabulary of {self.modality} has version {state.get('version')}, "
-                f"this release reads version {STATE_VERSION}",
-                remedy="use the release that made the checkpoint",
-            )
+        check_version(self.modality, "vocabulary", state, STATE_VERSION)
         self._set_vocabulary([str(token) for token in state["vocabulary"]])
 
     def report(self) -> EncoderReport:
