@@ -13,7 +13,12 @@ from crystalfm.cli.inspect_commands import config_keys
 from crystalfm.io.files import write_text
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
-TASKS = {"train": "python train.py", "evaluate": "python evaluate.py", "predict": "python -m crystalfm.predict"}
+TASKS = {
+    "train": "python train.py",
+    "evaluate": "python evaluate.py",
+    "predict": "python -m crystalfm.predict",
+    "generate": "python generate.py",
+}
 
 INTRODUCTION = """\
 Written by `make docs` from the signatures and the schema that the check uses, for the default options of each

@@ -82,6 +82,7 @@ MODALITIES: Mapping[str, ModalitySpec] = {
         ModalitySpec("molecular_graph", "smiles", "atoms of the molecule and how each two are related"),
         ModalitySpec("crystal_graph", "structure", "atoms of the crystal, their neighbours and the angles between"),
         ModalitySpec("composition", "structure", "elements of the crystal and their shares"),
+        ModalitySpec("crystal_text", "structure", "the crystal as text: cell, elements and coordinates"),
         ModalitySpec("description", "description", "text that describes the material or molecule"),
     )
 }
@@ -138,12 +139,14 @@ class Requirements:
         min_modalities: how many of them must be there (0 for models that look at targets alone).
         max_modalities: how many it can take at once, or ``None`` for no limit.
         frozen: those of ``modalities`` of which it takes a frozen encoder's vectors and nothing else.
+        raw: those of ``modalities`` that it takes as they are, without an encoder.
     """
 
     modalities: tuple[str, ...] = ()
     min_modalities: int = 1
     max_modalities: int | None = None
     frozen: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def problems(self, spec: DataSpec, chosen: Iterable[str]) -> list[str]:
         """Say why ``chosen`` modalities of ``spec`` do not fit; an empty list means they fit."""
@@ -171,8 +174,9 @@ class BatchKey:
 
     Attributes:
         pattern: key, with ``{m}`` for a modality name.
-        shape: shape with symbols B (rows), T (targets; of triplets: their number), L (tokens or atoms), D (vector
-            width), W (packed bytes), F (features of an atom), A (atoms of the batch), E (edges of the batch).
+        shape: shape with symbols B (rows), R (packs of several rows' texts), T (targets; of triplets: their number), L
+            (tokens or atoms), D (vector width), W (packed bytes), F (features of an atom), A (atoms of the batch), E
+            (edges of the batch).
         dtype: torch dtype name.
         unit: physical unit or what the numbers mean.
     """
@@ -189,8 +193,11 @@ BATCH_KEYS: tuple[BatchKey, ...] = (
     BatchKey("target_mask", "(B, T)", "bool", "true where the target is known"),
     BatchKey("{m}.present", "(B,)", "bool", "true where the row has this modality"),
     BatchKey("{m}.embedding", "(B, D)", "float32", "output of a frozen encoder, from the cache"),
-    BatchKey("{m}.tokens", "(B, L)", "int64", "token ids, padded on the right"),
+    BatchKey("{m}.tokens", "(B, L) or (R, L)", "int64", "token ids, padded on the right"),
     BatchKey("{m}.mask", "(B, L)", "bool", "true on real tokens or atoms"),
+    BatchKey("{m}.labels", "(R, L)", "int64", "the token itself where it is learned, -100 elsewhere"),
+    BatchKey("{m}.positions", "(R, L)", "int64", "place of the token in its own text, from 0"),
+    BatchKey("{m}.segments", "(R, L)", "int64", "row of the batch to which the token belongs; -1 where padded"),
     BatchKey("{m}.bits", "(B, W)", "uint8", "fingerprint bits, eight to a byte, most significant first"),
     BatchKey("{m}.atoms", "(B, L, F)", "uint8", "features of each atom, see chem.molecular_graph.ATOM_FEATURES"),
     BatchKey("{m}.relations", "(B, L, L)", "uint8", "how two atoms are related, see chem.molecular_graph"),

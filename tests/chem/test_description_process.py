@@ -54,6 +54,17 @@ def test_failure_has_a_reason(describer, name, reason):
     assert described(describer, name) == Outcome(None, reason)
 
 
+def test_function_gets_its_arguments_and_failures_their_verb(monkeypatch):
+    monkeypatch.syspath_prepend(FAKES)
+    found = DescriberProcess("fake_describers:greeting", {"word": "hello", "times": 2}, "greeted")
+    try:
+        assert described(found, "NaCl") == Outcome("hello hello ClNa")
+        assert described(found, "NaBr") == Outcome(None, "not greeted: ValueError: no bromides")
+        assert described(found, "CsCl", 0.3) == Outcome(None, "not greeted within 0.3 seconds", 0.3)
+    finally:
+        found.close()
+
+
 def test_text_that_is_no_crystal_is_a_failure(describer):
     outcome = describer.describe("{}", 30.0)
     assert outcome.text is None
@@ -72,13 +83,13 @@ def test_time_limit_stops_python_and_compiled_code(describer, name):
 
 
 def test_crash_is_a_lasting_failure_and_the_child_is_replaced(describer):
-    assert described(describer, "NaF") == Outcome(None, "the describing process ended with SIGSEGV")
+    assert described(describer, "NaF") == Outcome(None, "not described: the process ended with SIGSEGV")
     assert described(describer, "NaCl").text == "a crystal of ClNa"
 
 
 def test_being_killed_from_outside_is_no_lasting_failure(describer):
     outcome = described(describer, "KF")
-    assert outcome == Outcome(None, "the describing process ended with SIGKILL", lasting=False)
+    assert outcome == Outcome(None, "not described: the process ended with SIGKILL", lasting=False)
 
 
 @pytest.mark.parametrize("function", ["fake_describers:absent", "no_such_module:describe"])

@@ -45,7 +45,7 @@ class Recorder:
 def task(monkeypatch, tmp_path):
     """Replace what runs, and work in an empty folder."""
     recorder = Recorder()
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "generate"):
         module = types.ModuleType(f"crystalfm.run.{name}")
         setattr(module, name, recorder)
         monkeypatch.setitem(sys.modules, f"crystalfm.run.{name}", module)
@@ -242,9 +242,25 @@ def test_evaluation(task, tmp_path):
     assert folder.parent == tmp_path / "runs" / "evaluate"
 
 
-def test_generation_is_not_available_yet(task, capsys):
+def test_generation(task, tmp_path):
+    assert run_task("generate", [f"ckpt={tmp_path}", "n=3", "condition.formula=NaCl"]) == 0
+    cfg, folder = task.calls[0]
+    assert (cfg.n, cfg.condition.formula, cfg.infill.structure) == (3, "NaCl", None)
+    assert folder.parent == tmp_path / "runs" / "generate"
+    assert run_task("generate", [f"ckpt={tmp_path}", f"resume={folder}"]) == 0
+    assert task.folders == [folder, folder]
+    assert [path.name for path in (tmp_path / "runs" / "generate").iterdir()] == [folder.name]
+
+
+def test_infill_is_short_for_its_structure(task, tmp_path):
+    (tmp_path / "x.cif").touch()
+    assert run_task("generate", [f"ckpt={tmp_path}", "infill=x.cif", "infill.element=Na"]) == 0
+    assert dict(task.calls[0][0].infill) == {"structure": "x.cif", "element": "Na"}
+
+
+def test_generation_needs_a_checkpoint(task, capsys):
     assert run_task("generate", []) == 2
-    assert "no generator is available yet" in capsys.readouterr().err
+    assert "ckpt=" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -386,7 +402,8 @@ needs_scripts = pytest.mark.skipif(not (REPOSITORY / "train.py").is_file(), reas
 
 @needs_scripts
 @pytest.mark.parametrize(
-    ("name", "word"), [("train.py", "experiment=quickstart"), ("evaluate.py", "ckpt="), ("generate.py", "No generator")]
+    ("name", "word"),
+    [("train.py", "experiment=quickstart"), ("evaluate.py", "ckpt="), ("generate.py", "condition.formula=")],
 )
 def test_scripts_explain_themselves(tmp_path, name, word):
     done = script(name, "--help", cwd=tmp_path)

@@ -104,7 +104,7 @@ def test_models_go_with_encoders_and_llms(composer):
 
 @pytest.mark.parametrize("task", ["evaluate", "predict", "generate"])
 def test_other_commands_compose(task, tmp_path):
-    given = {"evaluate": ["ckpt"], "predict": ["ckpt", "input"], "generate": []}
+    given = {"evaluate": ["ckpt"], "predict": ["ckpt", "input"], "generate": ["ckpt"]}
     with Composer(task) as composer:
         preflight(composer, [f"{key}={tmp_path}" for key in given[task]])
 

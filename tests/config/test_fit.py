@@ -212,7 +212,7 @@ def test_heads_must_divide_the_width(composer):
 
 def test_evaluation_needs_its_checkpoint(tmp_path):
     with Composer("evaluate") as composer:
-        assert check(composer)["ckpt"].message == "a value is needed here"
+        assert check(composer)["ckpt"].message == "a checkpoint or structures are needed here"
         assert "no such file" in check(composer, "ckpt=absent")["ckpt"].message
         assert check(composer, f"ckpt={tmp_path}", "split=vall")["split"].remedy == "did you mean 'val'?"
         assert check(composer, f"ckpt={tmp_path}", "data=qm9", "data.limit=5") == {}

@@ -34,6 +34,12 @@ def moody(crystal):
     return f"a crystal of {crystal.formula}"
 
 
+def greeting(crystal, *, word, times):
+    """Answer with arguments, otherwise as ``moody``."""
+    moody(crystal)
+    return " ".join([word] * times + [crystal.formula])
+
+
 def slow(crystal):
     """Take a moment, and leave a mark for each crystal."""
     with Path(os.environ["FAKE_DESCRIBER_LOG"]).open("a", encoding="utf-8") as stream:

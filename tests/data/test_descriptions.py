@@ -94,12 +94,25 @@ def test_another_version_of_the_generator_or_its_libraries_makes_new_texts(tmp_p
     assert {"robocrys": "9"} in [one["libraries"] for one in manifests]
 
 
+def test_arguments_and_kind_of_a_generator_tell_its_texts_apart(tmp_path):
+    greeters = [
+        replace(fake("greeting"), arguments={"word": "hello", "times": times}, verb="greeted", kind="greetings")
+        for times in (1, 2, 1)
+    ]
+    done = [describe_crystals(STRUCTURES[:1], greeter, tmp_path, ONE) for greeter in greeters]
+    assert [texts(one) for one in done] == [["hello ClNa"], ["hello hello ClNa"], ["hello ClNa"]]
+    assert [one.num_made for one in done] == [1, 1, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["greetings"]
+    failed = describe_crystals([cube(4.0, (11, 35))], greeters[0], tmp_path, ONE)
+    assert failed.outcomes[0].reason == "not greeted: ValueError: no bromides"
+
+
 def test_failures_are_kept_with_their_reason_and_not_tried_again(tmp_path, monkeypatch):
     structures = [cube(4.0, (11, 35)), cube(4.0, (11, 9)), cube(4.0)]
     first = describe_crystals(structures, fake("moody"), tmp_path, ONE)
     assert [outcome.reason for outcome in first.outcomes] == [
         "not described: ValueError: no bromides",
-        "the describing process ended with SIGSEGV",
+        "not described: the process ended with SIGSEGV",
         "",
     ]
     assert first.num_failed == 2
@@ -110,7 +123,7 @@ def test_failures_are_kept_with_their_reason_and_not_tried_again(tmp_path, monke
 def test_what_ended_from_outside_is_tried_again(tmp_path):
     killed = [cube(4.0, (19, 9))]
     first = describe_crystals(killed, fake("moody"), tmp_path, ONE)
-    assert first.outcomes[0].reason == "the describing process ended with SIGKILL"
+    assert first.outcomes[0].reason == "not described: the process ended with SIGKILL"
     assert describe_crystals(killed, fake("moody"), tmp_path, ONE).num_made == 1
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from crystalfm.io.files import atomic_write, file_lock, sha256_file, sha256_json, write_json, write_text
+from crystalfm.io.files import (
+    append_lines,
+    atomic_write,
+    file_lock,
+    sha256_file,
+    sha256_json,
+    whole_lines,
+    write_json,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -114,3 +123,21 @@ def test_a_lock_is_held_against_another_process(tmp_path: Path) -> None:
     started = time.monotonic()
     with file_lock(path, timeout_seconds=10):
         assert time.monotonic() - started < 5
+
+
+def test_lines_are_appended_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lines.jsonl"
+    assert whole_lines(path) == []
+    append_lines(path, ["a", "größer\u2028\x85"])
+    append_lines(path, [])
+    append_lines(path, ["", "d"])
+    assert whole_lines(path) == ["a", "größer\u2028\x85", "", "d"]
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    append_lines(path, ["first", "größer"])
+    path.write_bytes(path.read_bytes()[:-3])  # in the middle of nothing but the last line
+    assert whole_lines(path) == ["first"]
+    append_lines(path, ["second"])
+    assert path.read_text() == "first\nsecond\n"

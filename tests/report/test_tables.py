@@ -53,6 +53,12 @@ def facts(**changes):
     return RunFacts(**(given | changes))
 
 
+def test_a_note_that_quotes_tokens_in_brackets_is_shown_as_it_is():
+    note = "2 unseen tokens: [/NH1+1], [bold]"
+    report = EncoderReport("selfies", "tokens", frozen=False, width=8, cache_hits=0, cache_misses=0, notes=(note,))
+    assert "[/NH1+1], [bold]" in " ".join(shown(start_table(facts(encoders=(report,)))).replace("│", " ").split())
+
+
 def results(num_models=2):
     true = np.array([[1.0], [2.0], [3.0]])
     return [score_model(f"model_{i}", true, true + 0.001 * (i + 1), [GAP]) for i in range(num_models)]

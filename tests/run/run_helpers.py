@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+
+from crystalfm.run.trainer_session import TrainerSession
 
 MakeConfig = Callable[..., DictConfig]
 
@@ -51,3 +57,54 @@ def molecules(num: int) -> list[str]:
 def last_state(folder: Path) -> dict[str, Any]:
     """Return the newest training state of a run folder."""
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+class SignalAtStep(Callback):
+    """Sends this process a signal in the middle of one training step."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step = step
+        self.number = number
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int | None, number: signal.Signals = signal.SIGINT) -> None:
+    original = (
+        TrainerSession._callbacks.__wrapped__
+        if hasattr(TrainerSession._callbacks, "__wrapped__")
+        else TrainerSession._callbacks
+    )
+
+    def with_signal(self: Any, console: Any) -> list[Callback]:
+        extra = [] if step is None else [SignalAtStep(step, number)]
+        return [*original(self, console), *extra]
+
+    with_signal.__wrapped__ = original  # type: ignore[attr-defined]
+    monkeypatch.setattr(TrainerSession, "_callbacks", with_signal)
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+def assert_same_training(first: Path, second: Path) -> None:
+    """Compare weights, optimizer, schedule, random states, and every logged number."""
+    one, two = last_state(first), last_state(second)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert_same(one[key], two[key], key)
+    assert_same(one["callbacks"]["exact_resume"], two["callbacks"]["exact_resume"], "exact_resume")
+    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()

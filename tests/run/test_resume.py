@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch.callbacks import Callback
-from run_helpers import MakeConfig, last_state
+from run_helpers import MakeConfig, assert_same_training, interrupt_at, last_state
 
 from crystalfm.contracts import UserError
-from crystalfm.run import network
 from crystalfm.run.callbacks import TrainingInterruptedError
+from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.train import train
-
-
-class SignalAtStep(Callback):
-    """Sends this process a signal in the middle of one training step."""
-
-    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
-        self.step = step
-        self.number = number
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.number)
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int | None, number: signal.Signals = signal.SIGINT) -> None:
-    original = (
-        network.NetworkSession._callbacks.__wrapped__
-        if hasattr(network.NetworkSession._callbacks, "__wrapped__")
-        else network.NetworkSession._callbacks
-    )
-
-    def with_signal(self: Any, console: Any) -> list[Callback]:
-        extra = [] if step is None else [SignalAtStep(step, number)]
-        return [*original(self, console), *extra]
-
-    with_signal.__wrapped__ = original  # type: ignore[attr-defined]
-    monkeypatch.setattr(network.NetworkSession, "_callbacks", with_signal)
-
-
-def assert_same(first: Any, second: Any, where: str = "") -> None:
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    else:
-        assert first == second, where
-
-
-def assert_same_training(first: Path, second: Path) -> None:
-    """Compare weights, optimizer, schedule, random states, and every logged number."""
-    one, two = last_state(first), last_state(second)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        assert_same(one[key], two[key], key)
-    assert_same(one["callbacks"]["exact_resume"], two["callbacks"]["exact_resume"], "exact_resume")
-    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
-
 
 EXTRA = [
     "trainer.max_epochs=4",
@@ -147,13 +92,13 @@ def test_states_saved_every_few_epochs_lose_nothing(
     """Whether the signal comes within an epoch or at its last step, after which no state is due."""
     settings = [*EXTRA, "callbacks.checkpoint_every_n_epochs=3"]
     saved: list[int] = []
-    original = network.ExactResume._save
+    original = ExactResume._save
 
     def counted(self: Any, trainer: Any, *, epoch: int, batch: int) -> None:
         saved.append(trainer.global_step)
         original(self, trainer, epoch=epoch, batch=batch)
 
-    monkeypatch.setattr(network.ExactResume, "_save", counted)
+    monkeypatch.setattr(ExactResume, "_save", counted)
     folder = tmp_path / "parts"
     interrupt_at(monkeypatch, step)
     with pytest.raises(TrainingInterruptedError):

@@ -6,7 +6,10 @@ nor a worker of joblib, Dask or Ray, whose loss would end the whole pool. Hence 
 one crystal after the other, and kills it when a crystal takes too long; all the worker loses is that crystal and the
 seconds in which the next child imports the library.
 
-``python -m crystalfm.chem.description_process MODULE:FUNCTION`` is the child: a JSON line in, a JSON line out.
+Whatever maps a crystal to a text can be run so, a relaxation that answers in JSON for instance.
+
+``python -m crystalfm.chem.description_process MODULE:FUNCTION [ARGUMENTS [VERB]]`` is the child, where ARGUMENTS are
+the function's keyword arguments as JSON: a JSON line in, a JSON line out.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,7 +31,7 @@ from crystalfm.chem.crystals import Crystal, CrystalError
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 START_LIMIT_SECONDS = 900.0
 """How long a child may take to import its libraries; a cold network file system needs minutes."""
@@ -56,15 +60,24 @@ class Outcome:
     lasting: bool = True
 
 
+Call = tuple[str, dict[str, Any], str]
+"""``module:function``, its keyword arguments, and what it does to a crystal as a participle."""
+
+
 class DescriberProcess:
     """A child process that describes one crystal at a time, replaced when it does not answer.
 
     Args:
-        function: ``module:function`` that maps a ``Crystal`` to a text; kept as an attribute.
+        function: ``module:function`` that maps a ``Crystal`` to a text.
+        arguments: keyword arguments of the function, plain values.
+        verb: what the function does to a crystal, as a participle, for reasons.
+
+    Attributes:
+        call: function, arguments and verb.
     """
 
-    def __init__(self, function: str) -> None:
-        self.function = function
+    def __init__(self, function: str, arguments: Mapping[str, Any] | None = None, verb: str = "described") -> None:
+        self.call: Call = (function, dict(arguments or {}), verb)
         self._child: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str] = queue.Queue()
 
@@ -88,10 +101,11 @@ class DescriberProcess:
             answer = self._answer(limit_seconds)
         except TimeoutError:
             self.close()
-            return Outcome(None, f"not described within {limit_seconds:g} seconds", limit_seconds)
+            return Outcome(None, f"not {self.call[2]} within {limit_seconds:g} seconds", limit_seconds)
         if answer is None:
             how = self._how_it_ended()
-            return Outcome(None, f"the describing process ended with {how}", lasting=how not in _OUTSIDE_SIGNALS)
+            reason = f"not {self.call[2]}: the process ended with {how}"
+            return Outcome(None, reason, lasting=how not in _OUTSIDE_SIGNALS)
         return Outcome(answer.get("text"), str(answer.get("reason", "")))
 
     def close(self) -> None:
@@ -110,7 +124,8 @@ class DescriberProcess:
             return self._child
         self.close()
         self._answers = queue.Queue()
-        command = [sys.executable, "-m", __name__, self.function]
+        function, arguments, verb = self.call
+        command = [sys.executable, "-m", __name__, function, json.dumps(arguments), verb]
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -125,11 +140,11 @@ class DescriberProcess:
             greeting = self._answer(START_LIMIT_SECONDS)
         except TimeoutError as error:
             self.close()
-            raise UserError(f"{self.function} did not start within {START_LIMIT_SECONDS:g} seconds") from error
+            raise UserError(f"{function} did not start within {START_LIMIT_SECONDS:g} seconds") from error
         if greeting is None:
             raise UserError(
-                f"{self.function} did not start: its process ended with {self._how_it_ended()}",
-                remedy=f"to see why: python -m {__name__} {self.function} < /dev/null",
+                f"{function} did not start: its process ended with {self._how_it_ended()}",
+                remedy=f"to see why: python -m {__name__} {function} '{json.dumps(arguments)}' < /dev/null",
             )
         if "error" in greeting:
             self.close()
@@ -192,8 +207,9 @@ def main() -> int:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not look like an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and the end of the input says so
+    function, arguments, verb = (*sys.argv[1:], *("{}", "described")[len(sys.argv) - 2 :])
     try:
-        describe = _load(sys.argv[1])
+        describe = partial(_load(function), **json.loads(arguments))
         describe(Crystal.from_json(_SAMPLE))
     except UserError as error:
         _write(answers, {"error": error.message, "remedy": error.remedy})
@@ -202,14 +218,14 @@ def main() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         with _ending_after(float(request["limit_seconds"]) + _GRACE_SECONDS):
-            answer = _described(describe, request["structure"])
+            answer = _described(describe, request["structure"], verb)
         _write(answers, answer)
     return 0
 
 
-def _load(function: str) -> Callable[[Crystal], str]:
+def _load(function: str) -> Callable[..., str]:
     module, _, name = function.partition(":")
-    found: Callable[[Crystal], str] = getattr(import_module(module), name)
+    found: Callable[..., str] = getattr(import_module(module), name)
     return found
 
 
@@ -218,9 +234,9 @@ def _write(stream: IO[str], answer: dict[str, Any]) -> None:
     stream.flush()
 
 
-def _described(describe: Callable[[Crystal], str], structure: str) -> dict[str, str]:
+def _described(describe: Callable[[Crystal], str], structure: str, verb: str) -> dict[str, str]:
     try:
-        with _failing():
+        with failing(verb):
             text = describe(Crystal.from_json(structure))
     except CrystalError as error:
         return {"reason": error.reason}
@@ -228,8 +244,15 @@ def _described(describe: Callable[[Crystal], str], structure: str) -> dict[str, 
 
 
 @contextmanager
-def _failing() -> Iterator[None]:
-    """Turn whatever a library raises into a reason."""
+def failing(verb: str = "described") -> Iterator[None]:
+    """Turn whatever a library raises into a reason.
+
+    Args:
+        verb: what is done to the crystal, as a participle.
+
+    Raises:
+        CrystalError: whatever was raised within, with its reason.
+    """
     try:
         yield
     except CrystalError:
@@ -238,7 +261,7 @@ def _failing() -> Iterator[None]:
         # The libraries answer crystals they were not made for with whatever their code runs into.
         detail = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
-        raise CrystalError(f"not described: {reason[:_REASON_LENGTH]}") from error
+        raise CrystalError(f"not {verb}: {reason[:_REASON_LENGTH]}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from crystalfm.config.compose import Composer, plain_tree
 from crystalfm.config.preflight import preflight
@@ -22,7 +23,7 @@ _CONFIG_COMMANDS = ("check", "keys")
 _CONFIG_HELP = """crystalfm config check [COMMAND] [-m] [overrides]   check a configuration without running it
 crystalfm config keys [COMMAND]                     every key with its type and default
 
-COMMAND is train (default), evaluate, predict, generate or bench."""
+COMMAND is train (default), evaluate, predict, export, generate or bench."""
 _OUTPUT_WIDTH = 140
 
 
@@ -69,7 +70,7 @@ def _keys(argv: list[str]) -> int:
     for column in ("key", "type", "default"):
         table.add_column(column, overflow="fold")
     for key, kind, value in config_keys(task):
-        table.add_row(key, kind, value)
+        table.add_row(*(Text(cell) for cell in (key, kind, value)))
     _console().print(table)
     return 0
 

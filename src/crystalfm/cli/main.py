@@ -17,6 +17,7 @@ Commands
   evaluate ckpt=RUN ...    score a trained model                  (python evaluate.py)
   predict ckpt=RUN input=X predict molecules                      (python -m crystalfm.predict)
   generate ckpt=RUN ...    sample new materials                   (python generate.py)
+  export ckpt=RUN out=DIR  write a generator as a folder for transformers, peft and vLLM
   fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
   bench [overrides]        rows/s, tokens/s, memory and waiting time of a training, in one process and in several
   describe data=NAME ...   make the descriptions of a data set's crystals ahead of a training
@@ -105,6 +106,12 @@ def _describe(rest: list[str]) -> int:
     return describe_command(rest)
 
 
+def _export(rest: list[str]) -> int:
+    from crystalfm.cli.export_command import export_command
+
+    return export_command(rest)
+
+
 def _config(rest: list[str]) -> int:
     from crystalfm.cli.inspect_commands import config_command
 
@@ -117,6 +124,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "generate": _task("generate"),
     "bench": _task("bench"),
+    "export": _export,
     "fetch": _fetch,
     "describe": _describe,
     "data": _data,

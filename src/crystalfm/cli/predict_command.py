@@ -14,7 +14,7 @@ from crystalfm.config.problems import COMMAND_LINE, ConfigError, Problem
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 _HELP = """python -m crystalfm.predict ckpt=RUN_OR_FILE input=X [key=value ...]        (also: crystalfm predict ...)
 
@@ -64,7 +64,21 @@ def predict_config(argv: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: names every problem.
     """
-    with Composer("predict") as composer:
+    return checked_arguments("predict", argv, _VERBATIM)
+
+
+def checked_arguments(task: str, argv: Sequence[str], verbatim: Collection[str]) -> DictConfig:
+    """Return the checked configuration of a command that has no run folder.
+
+    Args:
+        task: name of its entry point.
+        argv: ``key=value`` words.
+        verbatim: keys whose text is taken as it stands.
+
+    Raises:
+        ConfigError: names every problem.
+    """
+    with Composer(task) as composer:
         composition = composer.compose([])
         if composition.cfg is None:
             raise ConfigError(composition.problems)
@@ -77,7 +91,7 @@ def predict_config(argv: Sequence[str]) -> DictConfig:
                 continue
             keys.append(key)
             try:
-                _put(tree, key.split("."), text if key in _VERBATIM else yaml.safe_load(text))
+                _put(tree, key.split("."), text if key in verbatim else yaml.safe_load(text))
             except (yaml.YAMLError, UserError) as error:
                 problems.append(Problem(word, f"cannot be read: {error}", where=COMMAND_LINE))
         problems += check_values(composer, tree, keys)

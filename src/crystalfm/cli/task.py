@@ -94,6 +94,7 @@ def report_error(error: UserError) -> None:
 
 def _run(task: str, arguments: list[str], command: list[str]) -> int:
     options = _parse(arguments)
+    options.overrides = [_written_out(task, item) for item in options.overrides]
     begin_run()
     with Composer(task, options.config_dir) as composer:
         if options.help or options.hydra_help:
@@ -113,10 +114,6 @@ def _run(task: str, arguments: list[str], command: list[str]) -> int:
         return _start(composer, options, Job(task, command))
 
 
-_TO_COME = {"generate": "no generator is available yet: the models of this version predict properties"}
-"""Commands that no model of this version serves."""
-
-
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
     options, rest = parser.parse_known_intermixed_args(arguments)
@@ -133,14 +130,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _written_out(task: str, override: str) -> str:
+    """Return an override with its key's full name: ``infill=FILE`` is short for ``infill.structure=FILE``."""
+    short = task == "generate" and override.startswith("infill=") and not override.startswith("infill={")
+    return override.replace("infill=", "infill.structure=", 1) if short else override
+
+
 def _start(composer: Composer, options: argparse.Namespace, job: Job) -> int:
     overrides: list[str] = options.overrides
     multirun = bool(options.multirun) or "hydra.mode=MULTIRUN" in overrides
     configs = preflight(composer, overrides, multirun=multirun)
-    if job.task in _TO_COME:
-        raise UserError(
-            _TO_COME[job.task], remedy="train a model with python train.py, score it with python evaluate.py"
-        )
     importlib.import_module(f"crystalfm.run.{job.task}")
     mode = "MULTIRUN" if multirun else "RUN"
     overrides = [*(item for item in overrides if not item.startswith("hydra.mode=")), f"hydra.mode={mode}"]
@@ -208,7 +207,7 @@ def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig,
     key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     if is_child_rank() or any(item.lstrip("+").startswith(f"{key}=") for item in overrides):
         return []
-    resumed = None if multirun or cfg.get("ckpt") is None or composer.task != "train" else _resumed_folder(cfg)
+    resumed = None if multirun else _resumed_folder(composer.task, cfg)
     if resumed is not None:
         return [f"{key}={_quoted(resumed)}", "hydra.output_subdir=null"]
     if shared_stamp() is not None:
@@ -217,7 +216,12 @@ def _folder_overrides(composer: Composer, overrides: list[str], cfg: DictConfig,
     return [f"{key}={_quoted(folder)}"]
 
 
-def _resumed_folder(cfg: DictConfig) -> Path | None:
+def _resumed_folder(task: str, cfg: DictConfig) -> Path | None:
+    """Return the folder of the run that is to go on, or ``None``."""
+    if task == "generate" and cfg.resume is not None:
+        return Path(cfg.resume).expanduser().resolve()
+    if task != "train" or cfg.ckpt is None:
+        return None
     from crystalfm.run.checkpoints.resume_point import ensemble_location, resume_location
 
     runs = Path(cfg.paths.runs).expanduser()

@@ -62,6 +62,7 @@ def requirements_of(model: DictConfig | Mapping[str, Any]) -> Requirements:
         min_modalities=int(needs.get("min_modalities", 1)),
         max_modalities=needs.get("max_modalities"),
         frozen=tuple(needs.get("frozen", ())),
+        raw=tuple(needs.get("raw", ())),
     )
 
 
@@ -84,7 +85,11 @@ def usable_modalities(
     needs = requirements_of(model)
     configured = plain(encoders)
     fitting = [name for name in MODALITIES if name in spec.modalities and name in needs.modalities]
-    return [name for name in fitting if configured.get(name) and name not in _not_frozen(needs, configured)]
+    return [
+        name
+        for name in fitting
+        if name in needs.raw or (configured.get(name) and name not in _not_frozen(needs, configured))
+    ]
 
 
 def _not_frozen(needs: Requirements, encoders: Mapping[str, Any]) -> list[str]:
@@ -114,10 +119,13 @@ def modality_problems(cfg: DictConfig | Mapping[str, Any], spec: DataSpec, chose
     """Say why the chosen modalities do not fit data set, model and encoders; empty when they do."""
     problems = requirements_of(cfg["model"]).problems(spec, chosen)
     encoders = plain(cfg["encoders"])
-    problems += [f"no encoder is configured for {name}" for name in chosen if not encoders.get(name)]
+    needs = requirements_of(cfg["model"])
+    problems += [
+        f"no encoder is configured for {name}" for name in chosen if name not in needs.raw and not encoders.get(name)
+    ]
     problems += [
         f"the model takes {name} from a frozen encoder only (encoders.{name}.frozen=true)"
-        for name in _not_frozen(requirements_of(cfg["model"]), encoders)
+        for name in _not_frozen(needs, encoders)
         if name in chosen
     ]
     repeated = sorted({name for name in chosen if chosen.count(name) > 1})

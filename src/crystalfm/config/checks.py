@@ -66,7 +66,8 @@ class _Checker:
         if isinstance(node, dict):
             yield from check_settings(key, node, read_signature(path).settings, complete=True)
         else:
-            yield Problem(key, "a section of keys is needed here", self._catalog.hint(key))
+            keys = ", ".join(f"{key}.{name}=..." for name in read_signature(path).settings)
+            yield Problem(key, "a section of keys is needed here", self._catalog.hint(key) or f"write {keys}")
 
     def _mapping(self, key: str, node: Any) -> Iterator[Problem]:
         if not isinstance(node, dict):

@@ -16,6 +16,8 @@ from crystalfm.config.build import (
     usable_modalities,
 )
 from crystalfm.config.extras import missing_describer, missing_loggers
+from crystalfm.config.generating import generating_problems
+from crystalfm.config.judging import judging_problems
 from crystalfm.config.problems import Problem, nearest, suggestion
 from crystalfm.config.value_types import MISSING
 from crystalfm.contracts import MODALITIES, DataSpec, UserError
@@ -52,6 +54,10 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
         problems += _pretrained(tree, broken)
         if not _below("trainer", broken):
             problems += _sharding(tree)
+    if task == "evaluate":
+        problems += judging_problems(tree, broken)
+    if task == "generate":
+        problems += generating_problems(tree, broken)
     if task == "bench" and not any(_below(key, broken) for key in ("bench", "trainer", "ckpt")):
         problems += bench_problems(tree)
     if isinstance(tree.get("data"), dict) and not _below("data", broken):
@@ -85,11 +91,20 @@ def _files(task: str, tree: Tree) -> Iterator[Problem]:
         yield Problem(
             "ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file"
         )
-    data = tree.get("data")
-    for name in ("path", "split_file"):
-        value = data.get(name) if isinstance(data, dict) else None
+    named = [("structures", tree.get("structures"))]
+    for key in ("data", "reference"):
+        node = tree.get(key)
+        named += (
+            [(f"{key}.{name}", node.get(name)) for name in ("path", "split_file")] if isinstance(node, dict) else []
+        )
+    infill = tree.get("infill")
+    named += [
+        ("resume", tree.get("resume")),
+        ("infill.structure", infill.get("structure") if isinstance(infill, dict) else None),
+    ]
+    for key, value in named:
         if isinstance(value, str) and value != MISSING and not Path(value).expanduser().exists():
-            yield Problem(f"data.{name}", f"{value}: no such file or folder", _near_path(value))
+            yield Problem(key, f"{value}: no such file or folder", _near_path(value))
 
 
 def _near_path(path: str) -> str:

@@ -184,16 +184,45 @@ class EvaluateSettings:
     """Top-level values of ``evaluate.yaml``.
 
     Attributes:
-        ckpt: run folder or checkpoint file.
         name: name of the evaluation's folder.
+        ckpt: run folder or checkpoint file; or else
+        structures: crystals to judge: folder, file or run of ``generate.py``.
+        stability: whether to relax structures and count the stable ones.
+        seed: seed of what is drawn when structures are judged.
         split: rows to score.
+        ipt_crystals: crystals whose increase in perplexity under translations is measured; 0 for none.
         max_rejected_fraction: share of unusable rows above which the evaluation stops.
     """
 
-    ckpt: str
     name: str
+    ckpt: str | None = None
+    structures: str | None = None
+    stability: bool = False
+    seed: int = 42
     split: Literal["train", "val", "test", "all"] = "test"
+    ipt_crystals: int = 100
     max_rejected_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class JudgingSettings:
+    """How ``evaluate.py structures=...`` judges.
+
+    Attributes:
+        fingerprints: whether to compute coverage and diversity, the slowest part.
+        fingerprint_novelty: whether to compute the protocol's novelty by fingerprints too.
+        references: test crystals of the reference, drawn at random; ``None`` for all.
+        time_limit_seconds: a crystal whose fingerprint takes longer counts as one without.
+        jobs: processes; ``None`` for as many as there are cores.
+        symprec: tolerance of space groups in angstrom.
+    """
+
+    fingerprints: bool = True
+    fingerprint_novelty: bool = False
+    references: int | None = 1000
+    time_limit_seconds: float = 60.0
+    jobs: int | None = None
+    symprec: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -220,21 +249,22 @@ class PredictSettings:
 
 
 @dataclass(frozen=True)
-class GenerateSettings:
-    """Top-level values of ``generate.yaml``.
+class ExportSettings:
+    """Top-level values of ``export.yaml``.
 
     Attributes:
-        name: name of the run's folder.
         ckpt: run folder or checkpoint file of a generator.
-        seed: seed of the sampling.
+        out: a new folder.
+        adapter: whether to write the adapters alone.
     """
 
-    name: str
-    ckpt: str | None = None
-    seed: int = 42
+    ckpt: str
+    out: str
+    adapter: bool = False
 
 
 _HERE = "crystalfm.config.schema"
+_GENERATING = "crystalfm.config.generating"
 _SECTIONS: Mapping[str, str] = {
     "optimizer": "crystalfm.models.settings.OptimizerSettings",
     "scheduler": "crystalfm.models.settings.SchedulerSettings",
@@ -281,22 +311,33 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
         EntryPoint(
             "evaluate",
             f"{_HERE}.EvaluateSettings",
-            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
-            targets=("data",),
-            optional=("data",),
+            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")}
+            | {
+                "judging": f"{_HERE}.JudgingSettings",
+                "relaxation": "crystalfm.metrics.stability.relaxation.RelaxationSettings",
+            },
+            targets=("data", "reference"),
+            optional=("data", "reference"),
         ),
         EntryPoint(
             "predict",
             f"{_HERE}.PredictSettings",
             {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
         ),
-        EntryPoint("generate", f"{_HERE}.GenerateSettings", {"paths": _SECTIONS["paths"]}),
+        EntryPoint("export", f"{_HERE}.ExportSettings", {"paths": _SECTIONS["paths"]}),
+        EntryPoint(
+            "generate",
+            f"{_GENERATING}.GenerateSettings",
+            {key: _SECTIONS[key] for key in ("trainer", "paths")}
+            | {"condition": f"{_GENERATING}.ConditionSettings", "infill": f"{_GENERATING}.InfillSettings"},
+        ),
     )
 }
 """Every command that reads a configuration."""
 
 RESERVED_KEYS: Mapping[str, tuple[str, ...]] = {
     "data": ("name",),
+    "reference": ("name",),
     "model": ("name", "requires"),
     "llm": ("name",),
     "encoders": ("name", "accepts"),
@@ -313,12 +354,14 @@ class RequiresSettings:
         min_modalities: how many it needs.
         max_modalities: how many it takes; ``None`` for any number.
         frozen: those of them that it can use from a frozen encoder alone.
+        raw: those of them that it takes as they are, without an encoder.
     """
 
     modalities: list[str]
     min_modalities: int = 1
     max_modalities: int | None = None
     frozen: list[str] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -378,19 +421,20 @@ _POSITIVE = Bound(0, low_open=True)
 RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         (
-            *("width", "num_layers", "num_heads", "num_bits", "max_length"),
+            *("width", "num_layers", "num_heads", "num_bits", "max_length", "pack_length"),
             *("batch_size", "eval_batch_size", "batch_budget", "limit"),
             *("num_nodes", "num_threads", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"),
             *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
             "checkpoint_every_n_epochs",
             *("ensemble", "num_trees", "max_depth", "early_stopping_rounds", "steps", "warmup", "jobs"),
+            *("references", "n", "top_k", "max_atoms", "max_new_tokens"),
         ),
         _COUNT,
     ),
     **dict.fromkeys(
         (
             *("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
-            *("gamma", "min_child_weight", "num_trials"),
+            *("gamma", "min_child_weight", "num_trials", "temperature", "pictures"),
         ),
         _NOT_NEGATIVE,
     ),
@@ -399,16 +443,17 @@ RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         ("dropout", "modality_dropout", "lora_dropout", "momentum", "test_fraction", "val_fraction"), _RATE
     ),
-    **dict.fromkeys(("subsample", "colsample_bytree"), Bound(0, 1, low_open=True)),
+    **dict.fromkeys(("subsample", "colsample_bytree", "top_p"), Bound(0, 1, low_open=True)),
     **dict.fromkeys(
         (
             *("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"),
-            *("peak_tflops", "wandb_timeout_seconds", "time_limit_seconds"),
+            *("peak_tflops", "wandb_timeout_seconds", "time_limit_seconds", "max_force", "symprec"),
         ),
         _POSITIVE,
     ),
     **dict.fromkeys(("max_epochs", "max_steps"), Bound(1, also=-1)),
-    "max_rejected_fraction": _SHARE,
+    **dict.fromkeys(("max_rejected_fraction", "infill_fraction"), _SHARE),
+    "spacegroup": Bound(1, 230),
     **dict.fromkeys(("ema_decay", "coverage"), _PART),
 }
 """Range of numbers, by the last part of their key."""

@@ -1,5 +1,7 @@
 """Descriptions of crystals: texts for many crystals at once, over processes, each made once and kept.
 
+What else is computed crystal by crystal can be made the same way, as a text in JSON.
+
 Backends are joblib's. Whichever it is, each of its workers keeps a child that does the describing (see
 ``chem.description_process``), so that the time limit holds and no crystal can end more than itself.
 """
@@ -10,12 +12,12 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from crystalfm.chem import chemnlp_text, robocrys_text
-from crystalfm.chem.description_process import DescriberProcess, Outcome
+from crystalfm.chem.description_process import Call, DescriberProcess, Outcome
 from crystalfm.contracts import UserError
 from crystalfm.data.description_cache import DescriptionCache, digest_of
 
@@ -37,7 +39,6 @@ _COMMIT_SECONDS = 10.0
 _COMMIT_CRYSTALS = 256
 """Finished texts are on disk after so many, or so many seconds: what a killed run can lose."""
 
-_EXTRA = "pip install 'crystalfm[describe]'"
 _BACKEND_PACKAGES = {"dask": "distributed", "ray": "ray"}
 
 
@@ -67,6 +68,11 @@ class Generator:
         version: version of our part of it.
         packages: import names of the packages it needs.
         library_versions: returns the versions of the packages on which its texts depend.
+        arguments: keyword arguments of the function, plain values; a text depends on them.
+        verb: what the function does to a crystal, as a participle, for reasons.
+        kind: what it makes, in the plural: the name of the folder in the cache.
+        setting: key of the configuration that asks for it.
+        extra: optional dependencies of this package that bring the packages.
     """
 
     name: str
@@ -74,6 +80,16 @@ class Generator:
     version: int
     packages: tuple[str, ...]
     library_versions: Callable[[], Mapping[str, str]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    verb: str = "described"
+    kind: str = "descriptions"
+    setting: str = "data.description"
+    extra: str = "describe"
+
+    @property
+    def call(self) -> Call:
+        """What a describing process needs to know."""
+        return self.function, dict(self.arguments), self.verb
 
     def identity(self) -> dict[str, Any]:
         """Return all that determines a text besides the crystal.
@@ -82,7 +98,8 @@ class Generator:
             UserError: a package is missing.
         """
         self.require()
-        return {"generator": self.name, "version": self.version, "libraries": dict(self.library_versions())}
+        identity = {"generator": self.name, "version": self.version, "libraries": dict(self.library_versions())}
+        return identity | ({"arguments": dict(self.arguments)} if self.arguments else {})
 
     def require(self) -> None:
         """Look whether the packages are installed, without importing them.
@@ -92,7 +109,10 @@ class Generator:
         """
         missing = [name for name in self.packages if find_spec(name) is None]
         if missing:
-            raise UserError(f"data.description={self.name}: {', '.join(missing)} is not installed", remedy=_EXTRA)
+            raise UserError(
+                f"{self.setting}={self.name}: {', '.join(missing)} is not installed",
+                remedy=f"pip install 'crystalfm[{self.extra}]'",
+            )
 
 
 GENERATORS: Mapping[str, Generator] = {
@@ -161,7 +181,7 @@ def describe_crystals(
         UserError: a package of the generator or the backend is missing, or the cache cannot be written.
     """
     started = time.monotonic()
-    kept = DescriptionCache(cache / "descriptions", generator.identity())
+    kept = DescriptionCache(cache / generator.kind, generator.identity())
     names = [digest_of(structure) for structure in structures]
     distinct = dict(zip(names, structures, strict=True))
     made: dict[str, Outcome] = {}
@@ -174,8 +194,17 @@ def describe_crystals(
     found = [known[name] for name in names]
     done = DescribedCrystals(found, len(distinct) - len(missing), len(missing), seconds)
     _LOG.info(
-        "descriptions (%s): %d from the cache, %d made in %.0f s, %d of %d crystals without; %s",
-        *(generator.name, done.num_cached, done.num_made, seconds, done.num_failed, len(found), kept.folder),
+        "%s (%s): %d from the cache, %d made in %.0f s, %d of %d crystals without; %s",
+        *(
+            generator.kind,
+            generator.name,
+            done.num_cached,
+            done.num_made,
+            seconds,
+            done.num_failed,
+            len(found),
+            kept.folder,
+        ),
     )
     return done
 
@@ -203,12 +232,12 @@ def _describe_missing(
     """Describe crystals over processes and keep the outcomes as they come."""
     ordered = sorted(missing.items(), key=lambda item: (len(item[1]), item[0]))
     chunks = [ordered[start : start + _CHUNK_CRYSTALS] for start in range(0, len(ordered), _CHUNK_CRYSTALS)]
-    _LOG.info("descriptions (%s): %d crystals to describe", generator.name, len(ordered))
+    _LOG.info("%s (%s): %d crystals to do", generator.kind, generator.name, len(ordered))
     made: dict[str, Outcome] = {}
     waiting: dict[str, Outcome] = {}
     last = time.monotonic()
     try:
-        for outcomes in _over_workers(chunks, generator.function, settings):
+        for outcomes in _over_workers(chunks, generator.call, settings):
             waiting |= outcomes
             made |= outcomes
             if progress is not None:
@@ -226,16 +255,14 @@ Chunk = list[tuple[str, str]]
 """Digests and crystals of one task."""
 
 
-def _over_workers(
-    chunks: Sequence[Chunk], function: str, settings: DescriptionSettings
-) -> Iterator[dict[str, Outcome]]:
+def _over_workers(chunks: Sequence[Chunk], call: Call, settings: DescriptionSettings) -> Iterator[dict[str, Outcome]]:
     """Yield the outcomes of chunks in the order in which they are done."""
     from joblib import Parallel, delayed, parallel_config
 
     limit = settings.time_limit_seconds
     if settings.backend == "sequential":
         try:
-            yield from (_describe_chunk(chunk, function, limit) for chunk in chunks)
+            yield from (_describe_chunk(chunk, call, limit) for chunk in chunks)
         finally:
             _close_describer()
         return
@@ -244,10 +271,10 @@ def _over_workers(
             size = _TASKS_OF_A_ROUND * jobs
             for start in range(0, len(chunks), size):
                 tasks = chunks[start : start + size]
-                yield from Parallel(batch_size=1)(delayed(_describe_chunk)(chunk, function, limit) for chunk in tasks)
+                yield from Parallel(batch_size=1)(delayed(_describe_chunk)(chunk, call, limit) for chunk in tasks)
             return
         parallel = Parallel(return_as="generator_unordered", batch_size=1)
-        yield from parallel(delayed(_describe_chunk)(chunk, function, limit) for chunk in chunks)
+        yield from parallel(delayed(_describe_chunk)(chunk, call, limit) for chunk in chunks)
 
 
 @contextmanager
@@ -304,11 +331,11 @@ _HELD = threading.local()
 """The child of each thread of a worker, kept from task to task."""
 
 
-def _describe_chunk(chunk: Chunk, function: str, limit_seconds: float) -> dict[str, Outcome]:
+def _describe_chunk(chunk: Chunk, call: Call, limit_seconds: float) -> dict[str, Outcome]:
     describer: DescriberProcess | None = getattr(_HELD, "describer", None)
-    if describer is None or describer.function != function:
+    if describer is None or describer.call != call:
         _close_describer()
-        _HELD.describer = describer = DescriberProcess(function)
+        _HELD.describer = describer = DescriberProcess(*call)
     return {name: describer.describe(structure, limit_seconds) for name, structure in chunk}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from filelock import BaseFileLock
 
@@ -66,6 +66,41 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: object) -> None:
     """Write ``value`` atomically as indented JSON with sorted keys."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def append_lines(path: Path | str, lines: Iterable[str]) -> None:
+    """Append lines to a file in one write and flush it to disk.
+
+    What is there is never touched. A crash in the middle leaves at most a beginning of what was to be written, which
+    ``whole_lines`` leaves out as far as its last line is not complete.
+
+    Args:
+        path: file; made if absent, as is its folder.
+        lines: without newlines.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab") as stream:
+        stream.write("".join(f"{line}\n" for line in lines).encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def whole_lines(path: Path | str) -> list[str]:
+    """Return the complete lines of a file of ``append_lines``, and cut off a last one that is not complete.
+
+    Returns:
+        the lines without newlines; none where the file is absent.
+    """
+    target = Path(path)
+    if not target.is_file():
+        return []
+    content = target.read_bytes()
+    size = content.rfind(b"\n") + 1
+    if size < len(content):
+        os.truncate(target, size)
+    # Not splitlines, which splits at other characters too.
+    return content[:size].decode().split("\n")[:-1]
 
 
 def sha256_file(path: Path | str) -> str:

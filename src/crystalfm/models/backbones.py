@@ -234,6 +234,8 @@ class PretrainedBackbone(TransformersBackbone):
         dropout: replaces every dropout rate of the language model, or ``None`` to keep them.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         weights_dtype: type in which the language model's weights are held.
+        lora_targets: names of the linear layers that get adapters, or ``None`` for all.
+        quantization: of a generator's frozen weights; a backbone that fuses modalities refuses it.
 
     Raises:
         UserError: the asset does not fit, a setting is out of range, or an optional package is missing.
@@ -255,6 +257,8 @@ class PretrainedBackbone(TransformersBackbone):
         dropout: float | None = None,
         gradient_checkpointing: bool = False,
         weights_dtype: Literal["float32", "bfloat16"] = "float32",
+        lora_targets: list[str] | None = None,
+        quantization: Literal["8bit", "4bit"] | None = None,
     ) -> None:
         settings = pretrained.PretrainedSettings(
             asset=asset,
@@ -268,7 +272,14 @@ class PretrainedBackbone(TransformersBackbone):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
             weights_dtype=weights_dtype,
+            lora_targets=None if lora_targets is None else list(lora_targets),
+            quantization=quantization,
         )
+        if quantization is not None:
+            raise UserError(
+                f"llm.quantization={quantization} is for model=crystal_llm; fusion needs the weights as they are",
+                remedy="llm.quantization=null, and llm.weights_dtype=bfloat16 to save memory",
+            )
         model = pretrained.load_model(store.fetch(asset).folder, asset=asset, gguf_file=gguf_file)
         super().__init__(model, settings)
 

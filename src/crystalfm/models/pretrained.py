@@ -15,7 +15,7 @@ from crystalfm.encoders.pretrained import quiet
 from crystalfm.models.settings import check_choice, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +54,8 @@ class PretrainedSettings:
     dropout: float | None
     gradient_checkpointing: bool
     weights_dtype: Literal["float32", "bfloat16"]
+    lora_targets: list[str] | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -74,6 +76,12 @@ class PretrainedSettings:
             check_range("llm.dropout", self.dropout, low=0, high=1, high_open=True)
         check_range("llm.lora_alpha", self.lora_alpha, low=0, low_open=True)
         check_range("llm.lora_dropout", self.lora_dropout, low=0, high=1, high_open=True)
+        if self.quantization is not None:
+            check_choice("llm.quantization", self.quantization, ("8bit", "4bit"))
+        if self.lora_targets is not None and not self.lora_targets:
+            raise UserError(
+                "llm.lora_targets=[] leaves nothing to adapt", remedy="name layers ([q_proj,v_proj]), or null for all"
+            )
 
     @property
     def trained_part(self) -> Literal["all", "norms", "none"]:
@@ -185,9 +193,9 @@ def adapt_model(model: nn.Module, settings: PretrainedSettings) -> nn.Module:
     transformers_model: Any = model
     transformers_model.set_input_embeddings(nn.Identity())
     if settings.num_layers is not None:
-        _truncate(model, settings.num_layers)
+        truncate_layers(model, settings.num_layers)
     if settings.dropout is not None:
-        _set_dropout(model, settings.dropout)
+        set_dropout(model, settings.dropout)
     model.to(getattr(torch, settings.weights_dtype))
     if settings.lora_rank is not None:
         _add_lora(model, settings, settings.lora_rank)
@@ -198,7 +206,12 @@ def adapt_model(model: nn.Module, settings: PretrainedSettings) -> nn.Module:
     return model
 
 
-def _truncate(model: nn.Module, num_layers: int) -> None:
+def truncate_layers(model: nn.Module, num_layers: int) -> None:
+    """Keep the first layers of a decoder without a head, in place.
+
+    Raises:
+        UserError: it has fewer.
+    """
     name = "h" if hasattr(model, "h") else "layers"
     layers: Any = getattr(model, name)
     if num_layers > len(layers):
@@ -211,7 +224,8 @@ def _truncate(model: nn.Module, num_layers: int) -> None:
     config.num_hidden_layers = num_layers
 
 
-def _set_dropout(model: nn.Module, rate: float) -> None:
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Replace every dropout rate of a model of transformers, in place."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
@@ -226,12 +240,14 @@ def _add_lora(model: nn.Module, settings: PretrainedSettings, rank: int) -> None
     import peft
 
     config: Any = model.config
+    targets = settings.lora_targets or list(_LORA_TARGETS[config.model_type])
+    require_targets(model, targets)
     build: Any = peft.LoraConfig  # annotates alpha as int, divides it as any number
     adapters = build(
         r=rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(_LORA_TARGETS[config.model_type]),
+        target_modules=targets,
         fan_in_fan_out=config.model_type == "gpt2",  # its linear layers are Conv1D, stored transposed
     )
     peft.inject_adapter_in_model(adapters, model)
@@ -240,8 +256,40 @@ def _add_lora(model: nn.Module, settings: PretrainedSettings, rank: int) -> None
             parameter.data = parameter.data.float()
 
 
+def linear_layers(model: nn.Module) -> list[str]:
+    """Return the names of a model's linear layers, each the last part of its path, sorted."""
+    # GPT-2's Conv1D and quantised layers count as linear too.
+    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    return sorted({name.rpartition(".")[2] for name, layer in model.named_modules() if type(layer).__name__ in kinds})
+
+
+def require_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse names of layers that a model does not have, or that are no linear layers.
+
+    Raises:
+        UserError: names those that fit.
+    """
+    linear = linear_layers(model)
+    unknown = [name for name in targets if name not in linear]
+    if unknown:
+        raise UserError(
+            f"llm.lora_targets: the language model has no linear layer {', '.join(unknown)}",
+            remedy=f"its linear layers: {', '.join(linear)}",
+        )
+
+
 def _freeze(model: nn.Module, settings: PretrainedSettings) -> None:
     part = settings.trained_part
+    freeze_weights(model, part)
+    table = getattr(model, "wpe", None)
+    if isinstance(table, nn.Embedding):
+        if settings.positions == "zero":
+            nn.init.zeros_(table.weight)
+        table.requires_grad_(requires_grad=settings.positions == "keep" and part != "none")
+
+
+def freeze_weights(model: nn.Module, part: Literal["all", "norms", "none"]) -> None:
+    """Say which pretrained weights of a model learn, in place; adapters are left as they are."""
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.requires_grad_(part == "all")
@@ -249,8 +297,3 @@ def _freeze(model: nn.Module, settings: PretrainedSettings) -> None:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm"):
                 module.requires_grad_(requires_grad=True)
-    table = getattr(model, "wpe", None)
-    if isinstance(table, nn.Embedding):
-        if settings.positions == "zero":
-            nn.init.zeros_(table.weight)
-        table.requires_grad_(requires_grad=settings.positions == "keep" and part != "none")

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-import lightning
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from crystalfm.contracts import TargetSpec, UserError
 from crystalfm.models.errors import RegressionErrors, WeightedMean
-from crystalfm.models.optim import build_optimizer, build_scheduler
 from crystalfm.models.settings import LossName, OptimizerSettings, SchedulerSettings, check_choice
-from crystalfm.models.sharding import is_sharded, shard_weights
+from crystalfm.models.trained import TrainedModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lightning.pytorch.utilities.types import OptimizerLRScheduler
-
     from crystalfm.models.scaling import TargetScaling
-
-MONITORED = "val/loss"
-"""The quantity that early stopping, checkpoints and the plateau schedule watch; smaller is better."""
 
 _LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "mse": functional.mse_loss,
@@ -34,9 +25,6 @@ _LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "huber": functional.huber_loss,
     "smooth_l1": functional.smooth_l1_loss,
 }
-# Lightning must never step the plateau itself: it would do so after the checkpoint of the same validation
-# has been written, and a resumed run would be one step behind.
-_NEVER = 1 << 62
 
 
 class _StageMetrics(nn.Module):
@@ -48,7 +36,7 @@ class _StageMetrics(nn.Module):
         self.loss = WeightedMean()
 
 
-class RegressionModule(lightning.LightningModule):
+class RegressionModule(TrainedModule):
     """Predicts standardised targets; trains on them, and reports in physical units.
 
     A subclass builds its networks and implements ``predict_standardised``.
@@ -76,27 +64,22 @@ class RegressionModule(lightning.LightningModule):
         optimizer: OptimizerSettings,
         scheduler: SchedulerSettings,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
         check_choice("model.loss", loss, get_args(LossName))
         if not targets:
             raise UserError("a model needs at least one target", remedy="set data.targets")
         self.targets = tuple(targets)
         self._loss = _LOSSES[loss]
-        self._optimizer_settings = optimizer
-        self._scheduler_settings = scheduler
         mean = torch.as_tensor(scaling.mean, dtype=torch.float32)
         self.register_buffer("target_mean", mean)
         self.register_buffer("target_std", torch.as_tensor(scaling.std, dtype=torch.float32))
         self._val = _StageMetrics(mean)
         self._test = _StageMetrics(mean)
 
-    def configure_model(self) -> None:
-        """Share the networks' weights among the processes where the strategy asks for it (``trainer=fsdp``)."""
-        mesh = self.device_mesh
-        if mesh is not None:
-            for network in self.children():
-                if any(True for _ in network.parameters()):
-                    shard_weights(network, mesh["data_parallel"])
+    @property
+    def num_outputs(self) -> int:
+        """Number of targets."""
+        return len(self.targets)
 
     @abstractmethod
     def predict_standardised(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -140,10 +123,7 @@ class RegressionModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/*`` and step the plateau schedule, before any callback writes a checkpoint."""
-        mean_loss = self._report("val", self._val)
-        scheduler = self.lr_schedulers() if self._is_fitting() else None
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(float(mean_loss))
+        self.step_plateau(self._report("val", self._val))
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/*``."""
@@ -152,36 +132,6 @@ class RegressionModule(lightning.LightningModule):
     def predict_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``row`` (B,) and ``prediction`` (B, T) in physical units."""
         return {"row": batch["row"], "prediction": self.to_physical(self(batch))}
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and the schedule from the settings."""
-        # Lightning refuses to clip gradients of a fused optimizer under mixed precision: with a gradient scaler the
-        # fused step would unscale them after the clipping.
-        clips = bool(self.trainer.gradient_clip_val)
-        fused = not (clips and str(self.trainer.precision).endswith("mixed"))
-        # PyTorch has no fused SGD for weights that are shared among processes.
-        fused = fused and not (self._optimizer_settings.name == "sgd" and is_sharded(self))
-        optimizer = build_optimizer(self, self._optimizer_settings, fused=fused)
-        scheduler = build_scheduler(
-            optimizer,
-            self._scheduler_settings,
-            peak_lr=self._optimizer_settings.lr,
-            total_steps=lambda: self.trainer.estimated_stepping_batches,
-        )
-        if scheduler is None:
-            return optimizer
-        if isinstance(scheduler, ReduceLROnPlateau):
-            plateau: Any = {
-                "scheduler": scheduler,
-                "monitor": MONITORED,
-                "interval": "epoch",
-                "frequency": _NEVER,
-            }
-            return {"optimizer": optimizer, "lr_scheduler": plateau}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _is_fitting(self) -> bool:
-        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def _evaluate(self, metrics: _StageMetrics, batch: Mapping[str, Tensor]) -> None:
         standardised = self(batch)

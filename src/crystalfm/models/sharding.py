@@ -75,6 +75,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     if is_sharded(module):
         values: dict[str, Any] = dict(weights)
-        set_model_state_dict(module, values, options=StateDictOptions(full_state_dict=True, strict=True))
+        strict = bool(getattr(module, "strict_loading", True))
+        set_model_state_dict(module, values, options=StateDictOptions(full_state_dict=True, strict=strict))
     else:
         module.load_state_dict(weights)

@@ -46,7 +46,7 @@ _DOTS_PER_INCH = 200
 _MAX_COLUMNS = 3
 _MAX_MARKERS = 40
 _LOG_SCALE_RATIO = 5.0
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -62,16 +62,18 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
 }
+"""Matplotlib settings of every figure."""
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all, and return the path."""
     FigureCanvasAgg(figure)  # attaches itself to the figure
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
     return path
 
 
-def _grid(
+def grid(
     num_panels: int, panel_width: float, panel_height: float, *, extra_width: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels in reading order; lengths in inches, ``extra_width`` on the left."""
@@ -169,13 +171,13 @@ def parity_plot(
     Returns:
         ``path``.
     """
-    with rc_context(_STYLE):
-        figure, panels = _grid(len(targets), 3.5, 3.3)
+    with rc_context(STYLE):
+        figure, panels = grid(len(targets), 3.5, 3.3)
         for column, (axes, target) in enumerate(zip(panels, targets, strict=True)):
             _parity_panel(axes, true[:, column], predicted[:, column], target)
         if title:
             figure.suptitle(title, fontsize=10.5)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -276,7 +278,7 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, *, title: st
     Returns:
         ``path``.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         rows = _with_epochs(rows)
         rate_epochs, rates = _series(rows, _rate_key(rows))
         heights = [3.2, 1.0] if rate_epochs else [1.0]
@@ -294,7 +296,7 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, *, title: st
         figure.align_ylabels(axes)
         if title:
             axes[0].set_title(title)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _comparison_panel(
@@ -350,11 +352,11 @@ def comparison_plot(results: Sequence[ModelScores], path: Path, *, title: str = 
         raise ValueError("no scores to compare")
     models = list(dict.fromkeys(result.model for result in results))
     colours = {model: _MODEL_COLOURS[i % len(_MODEL_COLOURS)] for i, model in enumerate(models)}
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         label_width_inch = 0.07 * max(len(model) for model in models)
-        figure, panels = _grid(len(table), 2.5, 0.95 + 0.32 * len(models), extra_width=label_width_inch)
+        figure, panels = grid(len(table), 2.5, 0.95 + 0.32 * len(models), extra_width=label_width_inch)
         for number, (axes, (target, scores)) in enumerate(zip(panels, table.items(), strict=True)):
             _comparison_panel(axes, target, scores, colours, with_labels=number % _MAX_COLUMNS == 0)
         if title:
             figure.suptitle(title, fontsize=10.5)
-        return _save(figure, path)
+        return save(figure, path)

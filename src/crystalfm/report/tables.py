@@ -92,7 +92,9 @@ def encoder_table(encoders: Sequence[EncoderReport]) -> Table:
             if report.frozen
             else (_NOT_AVAILABLE, _NOT_AVAILABLE)
         )
-        table.add_row(report.modality, report.name, state, str(report.width), *cached, "; ".join(report.notes))
+        # As text: a note may quote tokens such as SELFIES' [/NH1+1], which rich would take for a closing tag.
+        cells = (report.modality, report.name, state, str(report.width), *cached, "; ".join(report.notes))
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 

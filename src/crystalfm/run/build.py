@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crystalfm.assets.store import AssetStore
     from crystalfm.contracts import TargetSpec
     from crystalfm.encoders.base import ModalityEncoder
+    from crystalfm.models.crystal_llm import CrystalLLM
     from crystalfm.models.regression import RegressionModule
     from crystalfm.models.scaling import TargetScaling
 
@@ -81,10 +82,22 @@ def build_module(
         llm=llm,
         targets=targets,
         scaling=scaling,
-        optimizer=_typed_settings(cfg.optimizer, OptimizerSettings),
-        scheduler=_typed_settings(cfg.scheduler, SchedulerSettings),
+        **_optimization(cfg),
     )
     return module
+
+
+def build_language_module(cfg: DictConfig, llm: nn.Module) -> CrystalLLM:
+    """Build the LightningModule of ``model`` around a causal language model."""
+    module: CrystalLLM = construct(cfg.model, llm=llm, **_optimization(cfg))
+    return module
+
+
+def _optimization(cfg: DictConfig) -> dict[str, Any]:
+    return {
+        "optimizer": _typed_settings(cfg.optimizer, OptimizerSettings),
+        "scheduler": _typed_settings(cfg.scheduler, SchedulerSettings),
+    }
 
 
 def takes_language_model(node: Node) -> bool:
@@ -97,3 +110,10 @@ def is_classical(node: Node) -> bool:
     from crystalfm.models.classical import ClassicalModel
 
     return issubclass(load_target(node["_target_"]), ClassicalModel)
+
+
+def is_generator(node: Node) -> bool:
+    """Say whether a model node names a language model that writes crystals."""
+    from crystalfm.models.crystal_llm import CrystalLLM
+
+    return issubclass(load_target(node["_target_"]), CrystalLLM)

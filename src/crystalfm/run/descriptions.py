@@ -68,7 +68,7 @@ def describe(cfg: DictConfig, structures: Sequence[str]) -> DescribedCrystals:
         structures: crystals as JSON.
     """
     generator = GENERATORS[cfg.data.description]
-    with _progress_bar(f"describing crystals ({generator.name})") as progress:
+    with progress_bar(f"describing crystals ({generator.name})") as progress:
         return describe_crystals(
             structures,
             generator,
@@ -88,7 +88,7 @@ def _settings(cfg: DictConfig) -> DescriptionSettings:
 
 
 @contextmanager
-def _progress_bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a function that draws (done, to do); ``None`` where there is no terminal."""
     console = run_console()
     if not console.is_terminal:

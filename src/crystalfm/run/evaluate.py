@@ -1,10 +1,8 @@
-"""Evaluation of a saved model, on its own test rows or on other data."""
+"""Evaluation of a saved model, on its own test rows or on other data; or of crystals, see ``judge``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from crystalfm.assets.progress import RichProgress
 from crystalfm.contracts import UserError
@@ -12,7 +10,9 @@ from crystalfm.data.records import write_rejected
 from crystalfm.io.files import write_json
 from crystalfm.report.tables import closing_panel, interval_table, results_table
 from crystalfm.run.checkpoints.resume_point import split_hash
-from crystalfm.run.folder import RunFolder, run_folder_of
+from crystalfm.run.folder import RunFolder
+from crystalfm.run.language.restore import language_checkpoint
+from crystalfm.run.prepare import ALL, rows_of, use_split_of_run
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.saved import SavedPredictor
 from crystalfm.run.tracking.console import run_console
@@ -22,17 +22,14 @@ from crystalfm.run.uncertainty import score_estimate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from omegaconf import DictConfig
+    from rich.console import Console
 
     from crystalfm.run.prepare import PreparedData
 
-ALL = "all"
-"""Value of ``split`` that evaluates every row."""
-
 
 def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
-    """Evaluate ``cfg.ckpt`` and write predictions, figures and metrics.
+    """Evaluate ``cfg.ckpt`` and write predictions, figures and metrics, or judge ``cfg.structures``.
 
     Without ``data`` the checkpoint's own data and split are used; with it, every row of that data.
 
@@ -46,15 +43,30 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     Raises:
         UserError: something the user can mend.
     """
+    if cfg.get("structures") is not None:
+        from crystalfm.run.judge import judge_structures
+
+        return judge_structures(cfg, run_dir)
     quiet_lightning()
     console = run_console()
+    language = language_checkpoint(cfg.ckpt)
+    if language is not None:
+        from crystalfm.run.language.evaluate import evaluate_language
+
+        return evaluate_language(cfg, language, run_dir, console)
+    return _evaluate_predictor(cfg, run_dir, console)
+
+
+def _evaluate_predictor(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str, float]:
+    """Score a property predictor; see ``evaluate``."""
     data = cfg.get("data")
     saved = SavedPredictor(cfg.ckpt, cfg, data=data, progress=RichProgress(console))
-    _use_split_of_run(saved, own_data=data is None)
+    if data is None:
+        use_split_of_run(saved.cfg, saved.model.path)
     saved.cfg.data.targets = [target.name for target in saved.model.targets]
     prepared = saved.prepare(all_rows=data is not None)
     _check_targets(saved, prepared)
-    rows = _rows_of(cfg.split if data is None else ALL, prepared)
+    rows = rows_of(cfg.split if data is None else ALL, prepared)
     estimate = saved.estimate(prepared, rows)
     folder = RunFolder(run_dir)
     write_predictions(folder.predictions, prepared.table, prepared.splits, rows, estimate)
@@ -85,22 +97,6 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     files = write_figures(folder.figures, true, estimate.values, [scores], targets, None, title=title)
     console.print(closing_panel(folder.root, files))
     return metrics
-
-
-def _use_split_of_run(saved: SavedPredictor, *, own_data: bool) -> None:
-    """Take the split from the run folder, so that test rows stay test rows whatever the seeds say."""
-    folder = run_folder_of(saved.model.path)
-    if own_data and folder is not None and folder.split.is_file():
-        saved.cfg.data.split_file = str(folder.split)
-
-
-def _rows_of(split: str, prepared: PreparedData) -> NDArray[np.int64]:
-    if split == ALL:
-        return np.arange(len(prepared.table), dtype=np.int64)
-    rows = prepared.splits[split]
-    if not len(rows):
-        raise UserError(f"split={split} has no rows", remedy="use split=all")
-    return rows
 
 
 def _check_targets(saved: SavedPredictor, prepared: PreparedData) -> None:

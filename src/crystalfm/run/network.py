@@ -1,58 +1,27 @@
-"""Training and prediction of networks with Lightning's Trainer."""
+"""Property predictors as Lightning trains them: built around their data, or rebuilt from a checkpoint."""
 
 from __future__ import annotations
 
-import time
-import warnings
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from lightning import Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    EMAWeightAveraging,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
 
 from crystalfm.contracts import UserError
 from crystalfm.data.module import RecordDataModule
-from crystalfm.models.regression import MONITORED, RegressionModule
 from crystalfm.models.scaling import TargetScaling
-from crystalfm.models.sharding import load_weights
 from crystalfm.run.build import build_module, construct, takes_language_model
-from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal
-from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.checkpoints.payload import NETWORK, SavedModel, make_payload
-from crystalfm.run.checkpoints.resume import ExactResume
-from crystalfm.run.folder import BEST_CHECKPOINT, RunFolder
-from crystalfm.run.parallel.distributed import gather_rows
-from crystalfm.run.parallel.hardware import (
-    describe_device,
-    local_processes,
-    one_device_arguments,
-    peak_device_memory_gib,
-    trainer_arguments,
-)
-from crystalfm.run.session import FittedModel, Session
-from crystalfm.run.tracking.console import TrainingProgress
-from crystalfm.run.tracking.loggers import build_loggers
-from crystalfm.run.tracking.metrics_logger import MetricsTable
+from crystalfm.run.trainer_session import TrainerSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lightning.pytorch.loggers import Logger
-    from numpy.typing import NDArray
     from omegaconf import DictConfig
     from rich.console import Console
 
     from crystalfm.assets.store import AssetStore
     from crystalfm.encoders.base import ModalityEncoder
     from crystalfm.models.backbones import FusionBackbone
+    from crystalfm.models.regression import RegressionModule
+    from crystalfm.run.folder import RunFolder
     from crystalfm.run.prepare import PreparedData
 
 
@@ -95,7 +64,7 @@ def build_datamodule(cfg: DictConfig, prepared: PreparedData) -> RecordDataModul
     )
 
 
-class NetworkSession(Session):
+class NetworkSession(TrainerSession):
     """Trains a network with Lightning.
 
     Args:
@@ -116,159 +85,24 @@ class NetworkSession(Session):
         store: AssetStore,
         console: Console,
     ) -> None:
-        super().__init__()
-        self._cfg = cfg
-        self._folder = folder
-        self._prepared = prepared
         scaling = TargetScaling.fit(prepared.table.targets, prepared.splits.train)
         llm: FusionBackbone | None = construct(cfg.llm, store=store) if takes_language_model(cfg.model) else None
         architecture = None if llm is None else llm.architecture()
-        self._payload = make_payload(NETWORK, config, prepared, scaling=scaling, architecture=architecture)
-        self.module = build_module(
+        payload = make_payload(NETWORK, config, prepared, scaling=scaling, architecture=architecture)
+        module = build_module(
             cfg,
             networks={name: encoder.build_network() for name, encoder in prepared.encoders.items()},
             llm=llm,
             targets=prepared.table.target_specs,
             scaling=scaling,
         )
-        self._datamodule = build_datamodule(cfg, prepared)
-        facts = {"run folder": str(folder.root.resolve()), **self._payload["data"]}
-        self._resume = ExactResume(
+        super().__init__(
+            cfg,
+            prepared,
             folder,
-            self._datamodule.train_sampler,
-            cfg.callbacks.checkpoint_every_n_steps,
-            every_n_epochs=cfg.callbacks.checkpoint_every_n_epochs,
-            common_facts=facts,
+            console,
+            module=module,
+            datamodule=build_datamodule(cfg, prepared),
+            payload=payload,
         )
-        self._table = MetricsTable(folder.metrics)
-        self._best = ModelCheckpoint(
-            dirpath=folder.checkpoints,
-            filename=BEST_CHECKPOINT.removesuffix(".ckpt"),
-            monitor=MONITORED,
-            save_top_k=cfg.callbacks.save_top_k,
-            # Averaged weights reach a checkpoint through a hook that weights-only checkpoints do not call.
-            save_weights_only=cfg.callbacks.ema_decay is None,
-            enable_version_counter=False,
-        )
-        self._trainer = self._build_trainer(console)
-        parameters = list(self.module.parameters())
-        self.num_parameters = sum(parameter.numel() for parameter in parameters)
-        self.num_trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        self.device = describe_device(self._trainer)
-        self.num_local_processes = local_processes(self._trainer)
-        self.precision = str(self._trainer.precision)
-
-    def fit(self, resume_from: Path | None) -> FittedModel:
-        """Train, go on from ``resume_from`` where given, and predict with the best weights."""
-        if resume_from is not None:
-            self._table.resume_from(int(read_checkpoint(resume_from)["global_step"]) - 1)
-        if self._cfg.trainer.compile:
-            self.module.compile()
-        started = time.monotonic()
-        self._trainer.fit(
-            self.module,
-            datamodule=self._datamodule,
-            ckpt_path=None if resume_from is None else str(resume_from),
-            weights_only=True,
-        )
-        seconds = time.monotonic() - started
-        validation = self._load_best()
-        return FittedModel(
-            predict=self._predict,
-            num_epochs=self._trainer.current_epoch,
-            train_seconds=seconds,
-            validation=validation,
-            peak_device_memory_gib=peak_device_memory_gib(),
-        )
-
-    def _predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return predict_rows(self._cfg, self.module, self._datamodule, rows, trainer_arguments(self._cfg))
-
-    def _load_best(self) -> dict[str, float]:
-        """Load the best weights, if validation ever ran; return their validation loss."""
-        if not self._best.best_model_path:
-            return {}
-        load_weights(self.module, read_checkpoint(Path(self._best.best_model_path))["state_dict"])
-        score = self._best.best_model_score
-        return {} if score is None else {"loss": float(score)}
-
-    def _callbacks(self, console: Console) -> list[Callback]:
-        settings = self._cfg.callbacks
-        callbacks: list[Callback] = [self._resume, self._best]
-        if settings.ema_decay is not None:
-            # About a hook that shares weights among processes: it does nothing without fsdp, with it there is no EMA.
-            warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
-            callbacks.append(EMAWeightAveraging(use_buffers=False, decay=settings.ema_decay))
-        if settings.stop_on_nan:
-            callbacks.append(StopOnNonFiniteLoss(self._prepared.table.ids.tolist()))
-        if settings.early_stopping_patience is not None:
-            patience = settings.early_stopping_patience
-            callbacks.append(EarlyStopping(MONITORED, patience=patience, check_finite=False))
-        if settings.progress_bar:
-            callbacks.append(TrainingProgress(console))
-        if self._loggers():
-            callbacks.append(LearningRateMonitor())
-        # Last, so that it saves what every other callback has done at the end of the step.
-        return [*callbacks, StopOnSignal(self._resume)]
-
-    def _loggers(self) -> list[Logger]:
-        return build_loggers(self._cfg, self._folder, self._table)
-
-    def _build_trainer(self, console: Console) -> Trainer:
-        settings = self._cfg.trainer
-        return Trainer(
-            **trainer_arguments(self._cfg),
-            default_root_dir=self._folder.root,
-            max_epochs=settings.max_epochs,
-            max_steps=settings.max_steps,
-            max_time=None if settings.max_minutes is None else timedelta(minutes=settings.max_minutes),
-            accumulate_grad_batches=settings.accumulate_grad_batches,
-            gradient_clip_val=settings.gradient_clip_val,
-            val_check_interval=settings.val_check_interval,
-            check_val_every_n_epoch=settings.check_val_every_n_epoch,
-            limit_train_batches=settings.limit_train_batches,
-            limit_val_batches=settings.limit_val_batches,
-            overfit_batches=settings.overfit_batches,
-            num_sanity_val_steps=settings.num_sanity_val_steps,
-            log_every_n_steps=settings.log_every_n_steps,
-            detect_anomaly=settings.detect_anomaly,
-            profiler=settings.profiler,
-            enable_progress_bar=bool(self._cfg.callbacks.progress_bar),
-            callbacks=self._callbacks(console),
-            logger=self._loggers() or False,
-            plugins=[AtomicCheckpointIO(self._payload)],
-        )
-
-
-def predict_rows(
-    cfg: DictConfig,
-    module: RegressionModule,
-    datamodule: RecordDataModule,
-    rows: NDArray[np.int64],
-    arguments: Mapping[str, Any] | None = None,
-) -> NDArray[np.float64]:
-    """Return predictions (len(rows), T) in physical units, in the order of ``rows``.
-
-    Args:
-        cfg: configuration.
-        module: the network.
-        datamodule: its loaders.
-        rows: (K,) rows of the table.
-        arguments: device arguments of the Trainer; one process by default. Ranks share the rows; all get the result.
-    """
-    chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
-    if cfg.trainer.precision == "auto":
-        # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
-        chosen["precision"] = "32-true"
-    trainer = Trainer(**chosen, logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
-    own_rows = [output["row"].cpu().numpy() for output in outputs]
-    own = [output["prediction"].double().cpu().numpy() for output in outputs]
-    width = len(module.targets)
-    found, predicted = gather_rows(
-        np.concatenate([np.empty(0, dtype=np.int64), *own_rows]), np.concatenate([np.empty((0, width)), *own])
-    )
-    places = np.searchsorted(found, rows)
-    if not np.array_equal(found[np.minimum(places, len(found) - 1)] if len(found) else found, rows):
-        raise RuntimeError(f"{len(rows)} rows were to be predicted, {len(found)} came back")
-    return predicted[places]
+        self.module = module

@@ -14,10 +14,12 @@ from crystalfm.data.records import RecordTable, enforce_rejection_limit, represe
 from crystalfm.data.splits import Splits, carry_over, make_splits, read_splits
 from crystalfm.run.build import build_encoders, construct
 from crystalfm.run.descriptions import with_descriptions
+from crystalfm.run.folder import run_folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from omegaconf import DictConfig
 
     from crystalfm.assets.store import AssetStore
@@ -185,3 +187,28 @@ def featurize(
             encoder.fit([values[modality][row] for row in splits.train])
     stores: dict[str, FeatureStore] = {name: chosen[name].prepare(column) for name, column in values.items()}
     return PreparedData(dataset, table, splits, list(values), {name: chosen[name] for name in values}, stores)
+
+
+ALL = "all"
+"""Name of all rows together, where a split is asked for."""
+
+
+def rows_of(split: str, prepared: PreparedData) -> NDArray[np.int64]:
+    """Return the rows of a split, or ``all``.
+
+    Raises:
+        UserError: the split has none.
+    """
+    if split == ALL:
+        return np.arange(len(prepared.table), dtype=np.int64)
+    rows = prepared.splits[split]
+    if not len(rows):
+        raise UserError(f"split={split} has no rows", remedy="use split=all")
+    return rows
+
+
+def use_split_of_run(cfg: DictConfig, checkpoint: Path) -> None:
+    """Take the split from the run folder of a checkpoint, so that test rows stay test rows whatever the seeds say."""
+    folder = run_folder_of(checkpoint)
+    if folder is not None and folder.split.is_file():
+        cfg.data.split_file = str(folder.split)

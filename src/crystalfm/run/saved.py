@@ -103,7 +103,8 @@ class SavedPredictor:
 
             model = restore_classical(self.cfg, saved)
             return lambda prepared: predict_with(model, prepared.stores)
-        from crystalfm.run.network import build_datamodule, predict_rows, restore_network
+        from crystalfm.run.network import build_datamodule, restore_network
+        from crystalfm.run.trainer_session import predict_rows
 
         module = restore_network(self.cfg, saved, self.encoders)
 

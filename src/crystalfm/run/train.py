@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crystalfm.run.build import is_classical
+from crystalfm.run.build import is_classical, is_generator
 from crystalfm.run.classical import baseline_nodes
 from crystalfm.run.parallel.ranks import follow_parent
 from crystalfm.run.parallel.stamp import is_child_rank
@@ -26,8 +26,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
         run_dir: run folder; a resumed run goes on in its own folder.
 
     Returns:
-        test metrics in physical units by name (``test/mae_gap_hartree``) and ``val/loss``; of the processes of a
-        distributed run only the first returns any, writes files other than its log, and fits the baselines.
+        test metrics in physical units by name (``test/mae_gap_hartree``), of a generator ``test/loss``, and
+        ``val/loss``; of the processes of a distributed run only the first returns any, writes files other than its
+        log, and fits the baselines.
 
     Raises:
         UserError: something the user can mend.
@@ -37,6 +38,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     quiet_lightning()
     console = run_console()
     baseline_nodes(cfg)  # a wrong name should not wait for the end of the training
+    if is_generator(cfg.model):
+        from crystalfm.run.language.train import train_language
+
+        return train_language(cfg, run_dir, console)
     if cfg.ensemble > 1:
         from crystalfm.run.ensemble import train_ensemble
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NETWORK = "network"
 CLASSICAL = "classical"
+LANGUAGE = "language"
 
 
 def make_payload(
@@ -32,7 +33,7 @@ def make_payload(
     """Collect the section ``crystalfm`` of a checkpoint as plain containers.
 
     Args:
-        kind: ``network`` or ``classical``.
+        kind: ``network``, ``classical`` or ``language``.
         config: resolved configuration.
         prepared: data of the run; its encoders must be fitted.
         scaling: target scaling of a network.
@@ -64,7 +65,7 @@ class SavedModel:
 
     Attributes:
         path: the file.
-        kind: ``network`` or ``classical``.
+        kind: ``network``, ``classical`` or ``language``.
         config: configuration it was trained with.
         modalities: modalities it uses, in order.
         targets: what it predicts.

@@ -1,0 +1,1 @@
+"""Writing crystals as text: prompts, grammar, samplers."""

@@ -1,0 +1,1 @@
+"""Samplers of completions behind one interface: transformers in this process, or vLLM."""

@@ -1,0 +1,1 @@
+"""Causal language models that write crystals: from scratch, pretrained, with low-rank adapters, quantised."""

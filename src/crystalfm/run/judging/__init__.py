@@ -1,0 +1,1 @@
+"""Judging crystals, whoever made them."""

@@ -1,0 +1,1 @@
+"""Training, evaluation and restoring of language models that write crystals."""

@@ -1,0 +1,132 @@
+"""Evaluation of a language model: how likely it holds crystals to be, and how much that depends on the origin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from crystalfm.assets.progress import RichProgress
+from crystalfm.chem.crystals import Crystal
+from crystalfm.data.records import write_rejected
+from crystalfm.generation.prompts import generation_prompt
+from crystalfm.io.files import write_json
+from crystalfm.metrics.crystals.ipt import translation_perplexity
+from crystalfm.models.language.scoring import mean_nll
+from crystalfm.report.tables import closing_panel
+from crystalfm.run.build import asset_store, build_language_module
+from crystalfm.run.folder import RunFolder
+from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
+from crystalfm.run.language.prepare import language_dataset, prepare_language, text_settings
+from crystalfm.run.language.restore import writer_of
+from crystalfm.run.network import build_datamodule
+from crystalfm.run.prepare import rows_of, use_split_of_run
+from crystalfm.run.trainer_session import predict_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from crystalfm.generation.writer import CrystalWriter
+    from crystalfm.metrics.crystals.ipt import TranslationPerplexity
+    from crystalfm.run.checkpoints.payload import SavedModel
+    from crystalfm.run.prepare import PreparedData
+
+_MACHINE_KEYS = ("paths", "trainer")
+
+
+def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console: Console) -> dict[str, float]:
+    """Score the crystals of a split, the run's own data or others, and write what was found.
+
+    Args:
+        cfg: configuration of ``evaluate``.
+        saved: checkpoint of a language model.
+        run_dir: folder for the results.
+        console: where they are shown.
+
+    Returns:
+        ``loss``, ``perplexity`` and ``nats_per_crystal``, and ``ipt`` where it was asked for.
+
+    Raises:
+        UserError: something the user can mend.
+    """
+    own = cfg.get("data") is None
+    merged = _merged(cfg, saved)
+    store = asset_store(merged, RichProgress(console))
+    writer = writer_of(saved, store)
+    if own:
+        use_split_of_run(merged, saved.path)
+    prepared = _prepared(merged, store, writer, all_rows=not own)
+    split = cfg.split if own else "all"
+    rows = rows_of(split, prepared)
+    module = build_language_module(merged, writer.model)
+    predicted = predict_rows(merged, module, build_datamodule(merged, prepared), rows)
+    found = Likelihood.of(predicted)
+    console.print(likelihood_table({split: found}))
+    metrics = {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")}
+    result: dict[str, Any] = {"checkpoint": str(saved.path), "split": split, "likelihood": found.as_dict()}
+    if cfg.ipt_crystals:
+        ipt = _translated(writer, prepared, rows, cfg.ipt_crystals, cfg.seed)
+        result["ipt"] = _as_dict(ipt)
+        metrics["ipt"] = ipt.mean.value
+        console.print(_sentence(ipt), highlight=False)
+    folder = RunFolder(run_dir)
+    write_likelihoods(folder.predictions, prepared, rows, predicted)
+    write_rejected(folder.rejected, prepared.table.rejected)
+    write_json(folder.root / "evaluation.json", result)
+    console.print(closing_panel(folder.root, []))
+    return metrics
+
+
+def _merged(cfg: DictConfig, saved: SavedModel) -> DictConfig:
+    """Return the configuration of the checkpoint with the paths and the device of here."""
+    merged = OmegaConf.create(saved.config)
+    for key in _MACHINE_KEYS:
+        merged[key] = cfg[key]
+    if cfg.get("data") is not None:
+        merged.data = cfg.data
+    if not isinstance(merged, DictConfig):
+        raise TypeError("the configuration of a checkpoint is a mapping")
+    return merged
+
+
+def _prepared(cfg: DictConfig, store: Any, writer: CrystalWriter, *, all_rows: bool) -> PreparedData:
+    dataset = language_dataset(cfg, store)
+    texts = text_settings({**cfg.model, "conditions": []}, [])
+    return prepare_language(cfg, dataset, texts, writer.tokenizer, all_rows=all_rows)
+
+
+def _translated(
+    writer: CrystalWriter, prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, seed: int
+) -> TranslationPerplexity:
+    """Return the increase in perplexity under translations of some of the rows, drawn at random."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:num_crystals])
+    structures = prepared.table.fields["structure"]
+    crystals = [Crystal.from_json(structures[row] or "") for row in chosen.tolist()]
+    prompt = generation_prompt({}, writer.prompts)
+    return translation_perplexity(
+        crystals,
+        writer.prompts.text.write,
+        lambda texts: mean_nll(writer.model, writer.tokenizer, [(prompt, text) for text in texts]),
+        seed=seed,
+    )
+
+
+def _as_dict(ipt: TranslationPerplexity) -> dict[str, Any]:
+    return {
+        "mean": ipt.mean.value,
+        "median": ipt.median.value,
+        "num_crystals": len(ipt.increase),
+        "num_failed": ipt.num_failed,
+        "num_translations": ipt.num_translations,
+    }
+
+
+def _sentence(ipt: TranslationPerplexity) -> str:
+    return (
+        f"increase in perplexity under translations (IPT): mean {ipt.mean.value:.4f}, median {ipt.median.value:.4f},"
+        f" of {len(ipt.increase):,} crystals, {ipt.num_translations} translations each"
+    )

@@ -1,0 +1,80 @@
+"""What does not go together in a generation is told before anything is loaded."""
+
+import pytest
+
+from crystalfm.config import generating
+from crystalfm.config.compose import Composer
+from crystalfm.config.preflight import preflight
+from crystalfm.config.problems import ConfigError
+
+
+@pytest.fixture(scope="module")
+def composer():
+    with Composer("generate") as composer:
+        yield composer
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A checkpoint and a structure that are there."""
+    (tmp_path / "x.cif").touch()
+    return [f"ckpt={tmp_path}", f"infill.structure={tmp_path / 'x.cif'}"]
+
+
+def problems_of(composer, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        preflight(composer, list(overrides))
+    return {problem.key: problem for problem in caught.value.problems}
+
+
+def test_what_goes_together(composer, given, monkeypatch):
+    monkeypatch.setattr(generating, "is_installed", lambda name: True)
+    ckpt, structure = given
+    for overrides in (
+        [],
+        ["condition.formula=NaCl", "condition.spacegroup=225", "condition.band_gap=5"],
+        ["condition.formula=NaCl", "constraint=formula", "elements=[Na,Cl]"],
+        ["condition.formula=NaCl", "constraint=none", "temperature=0", "top_p=0.9", "top_k=5"],
+        [structure, "infill.element=Na", "elements=[K]"],
+        ["engine=vllm", "trainer.precision=bf16-true"],
+    ):
+        assert preflight(composer, [ckpt, *overrides])[0].trainer.precision in {"32-true", "bf16-true"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "words"),
+    [
+        (["n=0"], "n", "at least 1"),
+        (["temperature=-1"], "temperature", "at least 0"),
+        (["top_p=0"], "top_p", "above 0 and at most 1"),
+        (["top_k=0"], "top_k", "at least 1"),
+        (["max_atoms=0"], "max_atoms", "at least 1"),
+        (["condition.spacegroup=231"], "condition.spacegroup", "at most 230"),
+        (["condition.colour=red"], "condition.colour", "choices: formula, spacegroup"),
+        (["constraint=strict"], "constraint", "auto | none | parse | formula"),
+        (["engine=llamacpp"], "engine", "transformers | vllm"),
+        (["resume=nowhere"], "resume", ""),
+        (["infill=x"], "infill", "infill.structure=..., infill.element=..."),
+        (["constraint=formula"], "constraint", "condition.formula=..."),
+        (["constraint=none", "elements=[Na]"], "elements", "constraint=parse"),
+        (["infill.element=Na"], "infill.structure", "infill.structure=FILE"),
+    ],
+)
+def test_what_does_not(composer, given, overrides, key, words):
+    found = problems_of(composer, given[0], *overrides)
+    assert set(found) == {key}
+    assert words in f"{found[key].message} {found[key].remedy}"
+
+
+def test_a_hidden_element_needs_its_symbol_and_no_conditions(composer, given):
+    found = problems_of(composer, *given, "condition.band_gap=1")
+    assert set(found) == {"infill", "infill.element"}
+    assert "condition.band_gap" in found["infill"].message
+
+
+def test_packages_that_are_not_installed_are_named_with_their_extra(composer, given, monkeypatch):
+    monkeypatch.setattr(generating, "is_installed", lambda name: False)
+    found = problems_of(composer, given[0], "condition.spacegroup=2", "engine=vllm")
+    assert "smact, spglib" in found["ckpt"].message
+    assert found["ckpt"].remedy == "pip install 'crystalfm[generate]'"
+    assert "crystalfm[vllm]" in found["engine"].remedy
