@@ -1,5 +1,6 @@
 """Every command on a page is understood; those that need no downloaded weights run, made small."""
 
+import csv
 import json
 import re
 import shutil
@@ -45,6 +46,11 @@ SMALL_HYBRID = (
     "encoders.crystal_graph.hidden_features=8", "encoders.crystal_graph.alignn_layers=1",
     "encoders.crystal_graph.gcn_layers=1", "llm.width=16", "llm.num_layers=1",
 )  # fmt: skip
+GENERATOR = re.compile(r"model=crystal_llm|experiment=crystal_")
+SMALL_GENERATOR = (
+    "data.path=mp", "llm.width=16", "llm.num_layers=1", "llm.num_heads=2", "trainer.max_epochs=1", "data.batch_size=4",
+    "trainer.num_threads=1", "callbacks.progress_bar=false", "paths.cache=cache", "scheduler.warmup_steps=0",
+)  # fmt: skip
 SMALL_CRYSTALS = ("data=folder", "data.path=crystals.jsonl", "data.targets=[y]")
 NEEDS_ASSETS = re.compile(
     r"alignn_ff|rxnfp|smollm2|gpt2|=gpu|ddp|fsdp|chebi|launcher=submitit"
@@ -75,12 +81,31 @@ def write_crystals(folder):
     (folder / "crystals.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_salts(folder):
+    """Cubes of two salts in MP-20's columns, and one of them as a CIF file."""
+    from pymatgen.core import Lattice, Structure
+
+    (folder / "mp").mkdir()
+    number = 0
+    for part, size in {"train": 12, "val": 2, "test": 4}.items():
+        rows = [("material_id", "formation_energy_per_atom", "band_gap", "e_above_hull", "cif")]
+        for _ in range(size):
+            cell = Lattice.cubic(5.0 + 0.03 * number)
+            salt = Structure(cell, [("Na", "K")[number % 2], "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+            rows.append((f"mp-{number}", "-1.5", "2.0", "0.0", salt.to(fmt="cif")))
+            number += 1
+        with (folder / "mp" / f"{part}.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(rows)
+    Structure(cell, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(filename=str(folder / "crystal.cif"))
+
+
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
     """A folder with what the commands name: a table, a mirror, and a run where one has been made."""
     monkeypatch.chdir(tmp_path)
     write_molecules(tmp_path)
     write_crystals(tmp_path)
+    write_salts(tmp_path)
     (tmp_path / "mirror").mkdir()
     return tmp_path
 
@@ -97,8 +122,24 @@ def finished_run(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def finished_generator(tmp_path_factory):
+    """A small finished run of a generator, made once."""
+    folder = tmp_path_factory.mktemp("generator")
+    write_salts(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *shrunk(["experiment=crystal_tiny"])]) == 0
+    (run,) = (folder / "runs" / "crystal_tiny").iterdir()
+    return run
+
+
 def shrunk(arguments):
     """The same training on a small table, with as much as possible taken from the command."""
+    if any(GENERATOR.match(word) for word in arguments):
+        replaced = {word.partition("=")[0] for word in SMALL_GENERATOR} | {"data.limit"}
+        kept = [word for word in arguments if word.partition("=")[0] not in replaced]
+        return [*kept, *SMALL_GENERATOR]
     hybrid = any(HYBRID.match(word) for word in arguments)
     if hybrid:
         replaced = {word.partition("=")[0] for word in SMALL_HYBRID}
@@ -164,6 +205,11 @@ def check_predict(command, workplace):
     assert cfg.input
 
 
+def check_export(command, workplace):
+    with Composer("export") as composer:
+        assert preflight(composer, with_run(command.arguments, workplace), fit=False)
+
+
 def check_fetch(command, workplace):
     known = {*ASSETS, "list", "fetch", "verify"}
     assert [word for word in command.arguments if word not in known] == []
@@ -191,6 +237,8 @@ def check_console(command, workplace):
 CHECKS = {
     "train": check_composed,
     "evaluate": check_composed,
+    "generate": check_composed,
+    "export": check_export,
     "bench": check_composed,
     "predict": check_predict,
     "describe": check_describe,
@@ -242,8 +290,31 @@ def test_bench_runs(command, workplace):
 def test_evaluation_runs(workplace, finished_run):
     run = adopt(finished_run, workplace)
     for command in DOCUMENTED:
-        if command.program == "evaluate":
+        if command.program == "evaluate" and not OF_CRYSTALS.search(command.line):
             assert main(["evaluate", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
+
+
+OF_CRYSTALS = re.compile(r"structures=|ckpt=runs/crystal_")
+
+
+def test_generation_export_and_judging_run(workplace, finished_generator):
+    """The commands on the page of the generator, with few samples and without relaxations."""
+    for command in DOCUMENTED:
+        words = with_run(command.arguments, finished_generator)
+        if command.program == "generate":
+            small = [word for word in words if not word.startswith("n=")]
+            options = ["n=3", "pictures=0", "paths.cache=cache", "name=generated", "progress_bar=false"]
+            assert main(["generate", *small, *options]) == 0
+        elif command.program == "export" and "adapter=true" not in words:
+            assert main(["export", *words, "paths.cache=cache"]) == 0
+        elif command.program == "evaluate" and "ckpt=runs/crystal_" in command.line:
+            small = [word for word in words if not word.startswith("ipt_crystals")]
+            assert main(["evaluate", *small, "ipt_crystals=1", "paths.cache=cache"]) == 0
+    written = sorted(Path("runs/generated").iterdir())
+    assert all((run / "samples.csv").is_file() for run in written)
+    assert len(written) > 1
+    quick = ["reference=mp", "reference.path=mp", "judging.fingerprints=false", "judging.jobs=1", "paths.cache=cache"]
+    assert main(["evaluate", f"structures={written[0]}", *quick]) == 0
 
 
 def test_prediction_runs(workplace, finished_run):

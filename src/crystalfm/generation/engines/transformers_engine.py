@@ -72,10 +72,8 @@ class TransformersEngine:
     The same seed draws the same tokens for a request whatever the batch size and whichever other requests there are:
     random numbers belong to the request and the token's position. What remains is rounding: matrix products of
     other sizes may add in another order. In fp32 such differences (1e-6 of a logit) change a token about once in a
-    million; in bf16 (1e-2) a sizable share of the texts can differ between batch sizes.
-
-    The engine takes the weights as they are when it is made. In fp32 this was tested to give equal texts in batches of
-    1, 3 and 8; bf16 comes with no such promise. CUDA was not tried.
+    million, in bf16 (1e-2) far more often where a machine's kernels do so. The engine takes the weights as they are
+    when it is made. CUDA was not tried.
 
     Args:
         writer: model, tokenizer and wording. The model must use transformers' attention interface.

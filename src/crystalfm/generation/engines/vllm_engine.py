@@ -53,8 +53,8 @@ class VllmEngine:
             parameters: Any = import_module("vllm.sampling_params")
         except ImportError as error:
             raise UserError(
-                "vLLM 0.11 or newer is not installed",
-                remedy="on a machine with a GPU: pip install 'crystalfm[vllm]', or engine=transformers",
+                "vLLM 0.12 or newer is not installed",
+                remedy="on a machine with a GPU: pip install 'vllm>=0.12', or engine=transformers",
             ) from error
         self.prompts = prompts
         self.rounds = rounds
