@@ -77,4 +77,4 @@ def test_packages_that_are_not_installed_are_named_with_their_extra(composer, gi
     found = problems_of(composer, given[0], "condition.spacegroup=2", "engine=vllm")
     assert "smact, spglib" in found["ckpt"].message
     assert found["ckpt"].remedy == "pip install 'crystalfm[generate]'"
-    assert "crystalfm[vllm]" in found["engine"].remedy
+    assert "pip install 'vllm>=0.12'" in found["engine"].remedy

@@ -105,7 +105,8 @@ def generating_problems(tree: Mapping[str, Any], broken: set[str]) -> Iterator[P
     if missing := [name for name in needed if not is_installed(name)]:
         yield Problem("ckpt", f"judging what is written needs {', '.join(missing)}", install_command("generate"))
     if tree["engine"] == "vllm" and not is_installed("vllm"):
-        yield Problem("engine", "vllm is not installed", f"{install_command('vllm')}, or engine=transformers")
+        remedy = "on a machine with a GPU: pip install 'vllm>=0.12', or engine=transformers"
+        yield Problem("engine", "vllm is not installed", remedy)
 
 
 def _infill_problems(infill: Mapping[str, Any], asked: list[str]) -> Iterator[Problem]:
