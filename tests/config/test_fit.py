@@ -49,6 +49,14 @@ def test_description_of_qm9_names_what_fits(composer):
         assert one in problem.remedy.partition("data sets with description: ")[2]
 
 
+@pytest.mark.parametrize("model", ["crystal_llm", "alignn"])
+def test_a_model_of_crystals_names_the_data_sets_of_crystals(composer, model):
+    problem = check(composer, f"model={model}", "data=qm9")["modalities"]
+    fitting = problem.remedy.partition(f"data sets that fit {model}: ")[2]
+    assert {"mp (data=mp)", "jarvis (data=jarvis)"} <= set(fitting.split(", "))
+    assert "qm9" not in fitting
+
+
 def test_description_of_crystals_names_both_ways_of_describing(composer):
     words = ("model=llm_fusion", "data=mp", "modalities=[description]")
     remedy = check(composer, *words)["modalities"].remedy

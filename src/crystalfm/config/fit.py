@@ -13,6 +13,7 @@ from crystalfm.config.bench import bench_problems
 from crystalfm.config.build import (
     data_spec,
     modality_problems,
+    requirements_of,
     usable_modalities,
 )
 from crystalfm.config.extras import missing_describer, missing_loggers
@@ -257,7 +258,7 @@ def _modalities(tree: Tree, spec: DataSpec, catalog: Catalog) -> Iterator[Proble
     chosen = usable if asked == "auto" else list(asked)
     found = modality_problems(tree, spec, chosen)
     if found:
-        remedies = [f"modalities that fit: {', '.join(usable) or 'none'}"]
+        remedies = [f"modalities that fit: {', '.join(usable)}"] if usable else _fitting_data(tree, catalog)
         if "description" in chosen and "description" not in spec.modalities and "description" in tree["data"]:
             remedies.insert(0, "set data.description=robocrys or data.description=chemnlp, which is null")
         for name in chosen:
@@ -267,6 +268,13 @@ def _modalities(tree: Tree, spec: DataSpec, catalog: Catalog) -> Iterator[Proble
         yield Problem("modalities", "; ".join(found), "; ".join(remedies))
     if "description" in chosen:
         yield from missing_describer(tree["data"])
+
+
+def _fitting_data(tree: Tree, catalog: Catalog) -> list[str]:
+    """Say which data sets have a modality that the model takes."""
+    taken = requirements_of(tree["model"]).modalities
+    found = dict.fromkeys(name for modality in taken for name in _providers(modality, catalog))
+    return [f"data sets that fit {tree['model'].get('name')}: {', '.join(found) or 'none'}"]
 
 
 def _providers(modality: str, catalog: Catalog) -> list[str]:
