@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +134,12 @@ def test_cpu_processes_of_one_command_share_its_threads(machine: pytest.MonkeyPa
     machine.delenv("LOCAL_RANK")
     with_gpus(machine, 2)
     assert hardware.threads_of_a_process(trainer(num_threads=None, devices=2)) is None
+
+
+def test_the_cache_of_kernels_is_bounded_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    hardware.bound_kernel_cache()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    hardware.bound_kernel_cache()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

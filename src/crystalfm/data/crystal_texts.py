@@ -25,6 +25,9 @@ MODALITY = "crystal_text"
 IGNORED = -100
 """Label of a token that is not learned; torch's losses know it by this number."""
 
+_WIDTH_STEP = 32
+"""Rows are padded to multiples of this, so that batches have few shapes: oneDNN keeps memory for each."""
+
 _NUM_VARIANTS = (1 << 31) - 1
 """Enough that no two accesses of a row draw the same prompt and translation; times 10⁶ rows it still fits 64 bits."""
 
@@ -136,7 +139,8 @@ def pack(
             place = len(rows) - 1
         rows[place].append(index)
         free[place] -= size
-    width = max((sum(len(sequences[index][0]) for index in row) for row in rows), default=0)
+    longest = max((sum(len(sequences[index][0]) for index in row) for row in rows), default=0)
+    width = -(-longest // _WIDTH_STEP) * _WIDTH_STEP
     tokens = np.full((len(rows), width), pad_token_id, dtype=np.int64)
     labels = np.full((len(rows), width), IGNORED, dtype=np.int64)
     positions = np.zeros((len(rows), width), dtype=np.int64)

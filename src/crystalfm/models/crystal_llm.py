@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _MODALITY = "crystal_text"
 _IGNORED = -100
 _CHUNK_TOKENS = 1024
+_TOKENS_STEP = 256
+"""The head is computed for multiples of this: oneDNN keeps memory of the size of its weights for every other shape."""
+
 _LARGE_VOCABULARY = 8192
 """From here on scores of all tokens over the whole vocabulary would take more memory than the network."""
 
@@ -196,6 +199,9 @@ class LanguageNetwork(nn.Module):
     def _losses(self, states: Tensor, wanted: Tensor) -> Tensor:
         model: Any = self.model
         head = model.get_output_embeddings()
+        count = len(states)
+        extra = -count % _TOKENS_STEP
+        states, wanted = functional.pad(states, (0, 0, 0, extra)), functional.pad(wanted, (0, extra))
 
         def chunk_losses(part: Tensor, targets: Tensor) -> Tensor:
             return functional.cross_entropy(head(part).float(), targets, reduction="none")
@@ -207,7 +213,7 @@ class LanguageNetwork(nn.Module):
                 checkpoint(chunk_losses, part, targets, use_reentrant=False)
                 for part, targets in _chunks(states, wanted)
             ]
-        return torch.cat(parts)
+        return torch.cat(parts)[:count]
 
 
 def _chunks(states: Tensor, wanted: Tensor) -> list[tuple[Tensor, Tensor]]:

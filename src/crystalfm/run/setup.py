@@ -56,8 +56,9 @@ def seed_everything(cfg: DictConfig) -> None:
     import torch
     from lightning import seed_everything as seed_all
 
-    from crystalfm.run.parallel.hardware import threads_of_a_process
+    from crystalfm.run.parallel.hardware import bound_kernel_cache, threads_of_a_process
 
+    bound_kernel_cache()
     threads = threads_of_a_process(cfg)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 _BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _GPU = {"gpu", "cuda"}
 _ALL = -1
+
+
+_KERNEL_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_KEPT_KERNELS = "64"
+
+
+def bound_kernel_cache() -> None:
+    """Have oneDNN keep 64 kernels in place of 1,024, unless the variable is set; call it before anything is computed.
+
+    Each kernel belongs to shapes and holds memory, in bfloat16 up to the size of the weights: trainings whose batches
+    differ in shape grew by gigabytes. Layers of the same shape share a kernel, so that a step needs few.
+    """
+    os.environ.setdefault(_KERNEL_CACHE, _KEPT_KERNELS)
 
 
 def cpu_has_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
