@@ -201,3 +201,24 @@ def test_other_crystals_are_all_evaluated(make_config: MakeConfig, tmp_path: Pat
     assert "ipt" not in found
     table = pq.read_table(tmp_path / "evaluation" / "predictions.parquet").to_pydict()
     assert len(table["id"]) == sum(SIZES.values())
+
+
+def test_crystals_asked_for_by_their_formula_are_compared(
+    make_config: MakeConfig, tmp_path: Path, crystals: Path
+) -> None:
+    train(make_config(*settings(crystals), tiny=False), tmp_path / "run")
+    asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "ipt_crystals=0", "match_crystals=4"]
+    found = evaluate(make_config(*asked, config="evaluate", tiny=False), tmp_path / "evaluation")
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["match"]
+    assert written["rate"]["total"] == 4
+    assert found["match_rate"] == written["rate"]["fraction"]
+    assert written["rmse"]["total"] == written["rate"]["count"]
+
+
+def test_a_model_that_knows_no_formulas_is_not_asked_for_them(
+    make_config: MakeConfig, tmp_path: Path, crystals: Path
+) -> None:
+    train(make_config(*settings(crystals, "model.conditions=[band_gap]"), tiny=False), tmp_path / "run")
+    asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "ipt_crystals=0", "match_crystals=4"]
+    with pytest.raises(UserError, match="not trained to be asked for formulas"):
+        evaluate(make_config(*asked, config="evaluate", tiny=False), tmp_path / "evaluation")

@@ -44,6 +44,9 @@ def judging_problems(tree: Mapping[str, Any], broken: set[str]) -> Iterator[Prob
     missing = [name for name in (*_JUDGING, *(_RELAXING if stability else ())) if not is_installed(name)]
     if missing:
         yield Problem("structures", f"{', '.join(missing)} is not installed", install_command("generate"))
+    predictor = tree.get("predictor")
+    if isinstance(predictor, str) and not Path(predictor).expanduser().exists():
+        yield Problem("predictor", f"{predictor}: no such file or folder", "give a predictor's run folder")
     relaxation = tree.get("relaxation")
     hull = relaxation.get("hull") if isinstance(relaxation, dict) else None
     if isinstance(hull, str) and not Path(hull).expanduser().is_file():
@@ -52,6 +55,7 @@ def judging_problems(tree: Mapping[str, Any], broken: set[str]) -> Iterator[Prob
 
 def _needless(tree: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a problem for what has no meaning without structures."""
-    for key, given in (("reference", tree.get("reference") is not None), ("stability", tree.get("stability") is True)):
+    given_keys = {key: tree.get(key) is not None for key in ("reference", "predictor")}
+    for key, given in (given_keys | {"stability": tree.get("stability") is True}).items():
         if given:
             yield Problem(key, "this goes with structures=..., not with a model", f"leave {key} out")

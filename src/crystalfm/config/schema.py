@@ -191,6 +191,8 @@ class EvaluateSettings:
         seed: seed of what is drawn when structures are judged.
         split: rows to score.
         ipt_crystals: crystals whose increase in perplexity under translations is measured; 0 for none.
+        match_crystals: crystals that a generator is asked for by their formula; 0 for none.
+        predictor: run of a predictor of the property that samples were asked for.
         max_rejected_fraction: share of unusable rows above which the evaluation stops.
     """
 
@@ -201,6 +203,8 @@ class EvaluateSettings:
     seed: int = 42
     split: Literal["train", "val", "test", "all"] = "test"
     ipt_crystals: int = 100
+    match_crystals: int = 0
+    predictor: str | None = None
     max_rejected_fraction: float = 0.01
 
 

@@ -18,6 +18,7 @@ from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store
 from crystalfm.run.descriptions import progress_bar
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.judging.asked import conditions_table, judge_conditions
 from crystalfm.run.judging.reference import load_reference
 from crystalfm.run.judging.results import report_dict, sample_columns, write_judging_figures, write_sample_tables
 from crystalfm.run.judging.samples import read_samples
@@ -63,8 +64,14 @@ def judge_structures(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
         stability = judge_stability(samples, reference, cache, _relaxation(cfg), int(cfg.seed))
         console.print(_stability_heading(stability), style="bold", highlight=False, soft_wrap=True)
         console.print(stability_table(stability))
+    conditions = judge_conditions(
+        samples, Path(cfg.structures).expanduser(), stability, cfg.predictor, float(cfg.judging.symprec)
+    )
+    if conditions is not None:
+        console.print(conditions_table(conditions))
     write_sample_tables(folder.root, sample_columns(samples, report, stability))
     content = report_dict(samples, reference, report, stability)
+    content["conditions"] = None if conditions is None else conditions.as_dict()
     content["relaxation"] = dict(cfg.relaxation) if cfg.stability else None
     write_json(folder.root / REPORT, content)
     short = f"{Path(cfg.structures).name}, reference {reference.name}"

@@ -1,4 +1,4 @@
-"""Energies of the elements where a reference set holds no crystals of them, as MP-20 as it is given here does not.
+"""Energies of the elements where a reference set holds no crystals of them, but compounds with energies of formation.
 
 A data set's energies of formation say how far below its elements each compound lies. What the calculator's energy of
 a compound exceeds them by is then the energy of its elements, so that these follow from all compounds together by

@@ -17,6 +17,7 @@ from crystalfm.models.language.scoring import mean_nll
 from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store, build_language_module
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.language.formula_match import match_by_formula
 from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
 from crystalfm.run.language.prepare import language_dataset, prepare_language, text_settings
 from crystalfm.run.language.restore import writer_of
@@ -25,6 +26,7 @@ from crystalfm.run.prepare import rows_of, use_split_of_run
 from crystalfm.run.trainer_session import predict_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from crystalfm.generation.writer import CrystalWriter
     from crystalfm.metrics.crystals.ipt import TranslationPerplexity
+    from crystalfm.metrics.crystals.matching import PairMatches
     from crystalfm.run.checkpoints.payload import SavedModel
     from crystalfm.run.prepare import PreparedData
 
@@ -48,7 +51,7 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
         console: where they are shown.
 
     Returns:
-        ``loss``, ``perplexity`` and ``nats_per_crystal``, and ``ipt`` where it was asked for.
+        ``loss``, ``perplexity`` and ``nats_per_crystal``, and ``ipt`` and ``match_rate`` where they were asked for.
 
     Raises:
         UserError: something the user can mend.
@@ -69,10 +72,15 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     metrics = {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")}
     result: dict[str, Any] = {"checkpoint": str(saved.path), "split": split, "likelihood": found.as_dict()}
     if cfg.ipt_crystals:
-        ipt = _translated(writer, prepared, rows, cfg.ipt_crystals, cfg.seed)
+        ipt = _translated(writer, _drawn(prepared, rows, cfg.ipt_crystals, cfg.seed), cfg.seed)
         result["ipt"] = _as_dict(ipt)
         metrics["ipt"] = ipt.mean.value
         console.print(_sentence(ipt), highlight=False)
+    if cfg.match_crystals:
+        matches = match_by_formula(writer, _drawn(prepared, rows, cfg.match_crystals, cfg.seed), seed=cfg.seed)
+        result["match"] = {"rate": matches.match_rate.as_dict(), "rmse": matches.rmse.as_dict()}
+        metrics["match_rate"] = matches.match_rate.fraction
+        console.print(_match_sentence(matches), highlight=False)
     folder = RunFolder(run_dir)
     write_likelihoods(folder.predictions, prepared, rows, predicted)
     write_rejected(folder.rejected, prepared.table.rejected)
@@ -99,13 +107,15 @@ def _prepared(cfg: DictConfig, store: Any, writer: CrystalWriter, *, all_rows: b
     return prepare_language(cfg, dataset, texts, writer.tokenizer, all_rows=all_rows)
 
 
-def _translated(
-    writer: CrystalWriter, prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, seed: int
-) -> TranslationPerplexity:
-    """Return the increase in perplexity under translations of some of the rows, drawn at random."""
+def _drawn(prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, seed: int) -> list[Crystal]:
+    """Return the crystals of some of the rows, drawn at random."""
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:num_crystals])
     structures = prepared.table.fields["structure"]
-    crystals = [Crystal.from_json(structures[row] or "") for row in chosen.tolist()]
+    return [Crystal.from_json(structures[row] or "") for row in chosen.tolist()]
+
+
+def _translated(writer: CrystalWriter, crystals: Sequence[Crystal], seed: int) -> TranslationPerplexity:
+    """Return the increase in perplexity under translations of crystals."""
     prompt = generation_prompt({}, writer.prompts)
     return translation_perplexity(
         crystals,
@@ -129,4 +139,12 @@ def _sentence(ipt: TranslationPerplexity) -> str:
     return (
         f"increase in perplexity under translations (IPT): mean {ipt.mean.value:.4f}, median {ipt.median.value:.4f},"
         f" of {len(ipt.increase):,} crystals, {ipt.num_translations} translations each"
+    )
+
+
+def _match_sentence(matches: PairMatches) -> str:
+    rate, rmse = matches.match_rate, matches.rmse
+    return (
+        f"asked for by their formula, one sample each: {rate.count:,} of {rate.total:,} match ({rate.fraction:.1%}),"
+        f" mean distance of sites {rmse.value:.3f}"
     )
