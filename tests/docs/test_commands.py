@@ -308,8 +308,8 @@ def test_generation_export_and_judging_run(workplace, finished_generator):
         elif command.program == "export" and "adapter=true" not in words:
             assert main(["export", *words, "paths.cache=cache"]) == 0
         elif command.program == "evaluate" and "ckpt=runs/crystal_" in command.line:
-            small = [word for word in words if not word.startswith("ipt_crystals")]
-            assert main(["evaluate", *small, "ipt_crystals=1", "paths.cache=cache"]) == 0
+            small = [word for word in words if not word.startswith(("ipt_crystals", "match_"))]
+            assert main(["evaluate", *small, "ipt_crystals=1", "match_crystals=1", "paths.cache=cache"]) == 0
     written = sorted(Path("runs/generated").iterdir())
     assert all((run / "samples.csv").is_file() for run in written)
     assert len(written) > 1
