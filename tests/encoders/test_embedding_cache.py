@@ -442,6 +442,7 @@ def open_files():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's list of open files")
 def test_files_are_closed_with_the_rows(cache):
+    gc.collect()  # what earlier tests left open
     before = open_files()
     lookup = cache.vectors(IDENTITY, names(30), Encoder(), WIDTH)
     assert open_files() == before + 4

@@ -22,13 +22,13 @@ TARGETS = (
 def drawn(monkeypatch):
     """Figures as they are handed to the writer."""
     kept = []
-    save = figures._save
+    save = figures.save
 
     def keep(figure, path):
         kept.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr(figures, "save", keep)
     return kept
 
 
