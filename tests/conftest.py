@@ -25,6 +25,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes never name a test: packed ones carry the time, and two workers would collect different tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 def _is_local(address):
     if not isinstance(address, tuple):
         return True  # a Unix socket

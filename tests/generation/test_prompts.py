@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crystalfm.chem.crystal_text import CrystalTextError, CrystalTextFormat
 from crystalfm.chem.crystals import SYMBOLS, make_crystal
+from crystalfm.chem.formulas import formula_counts, reduced_formula
 from crystalfm.contracts import UserError
 from crystalfm.generation.prompts import (
     CONDITIONS,
@@ -19,12 +20,10 @@ from crystalfm.generation.prompts import (
     OPENING,
     Example,
     PromptSettings,
-    formula_counts,
     generation_prompt,
     infill_prompt,
     mask_element,
     plain_example,
-    reduced_formula,
     training_example,
 )
 
@@ -143,7 +142,7 @@ def test_hiding_an_element_that_is_not_there_is_refused():
 
 
 def test_infill_prompt():
-    assert infill_prompt("text", SETTINGS) == f"{INFILL_OPENING}text{INFILL_QUESTION}"
+    assert infill_prompt("text") == f"{INFILL_OPENING}text{INFILL_QUESTION}"
 
 
 # ------------------------------------------------------------------------ training examples

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from crystalfm.contracts import UserError
+from crystalfm.io.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,13 +54,7 @@ def cleaned(text: str) -> str:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the packages on which a text depends; those not installed are left out."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_LIBRARIES)
 
 
 def _sorted_directions(match: re.Match[str]) -> str:

@@ -35,7 +35,7 @@ def bench_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
     Args:
         tree: plain containers.
     """
-    if tree["model"].get("name") == "crystal_llm":
+    if str(tree["model"].get("_target_")).endswith(".CrystalLLM"):
         yield Problem("model", "bench measures property predictors", "a generator's speed: its log, in rows a second")
     processes, trainer = tree["bench"]["processes"], tree["trainer"]
     counts = process_counts(processes, trainer["accelerator"])

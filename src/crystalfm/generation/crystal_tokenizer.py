@@ -16,10 +16,10 @@ from crystalfm.generation.prompts import MASK, SENTENCES
 if TYPE_CHECKING:
     from crystalfm.generation.prompts import PromptSettings
 
-PAD_TOKEN = "<pad>"  # noqa: S105
-BOS_TOKEN = "<s>"  # noqa: S105
-EOS_TOKEN = "</s>"  # noqa: S105
-UNKNOWN_TOKEN = "<unk>"  # noqa: S105
+PAD_TEXT = "<pad>"
+BOS_TEXT = "<s>"
+EOS_TEXT = "</s>"
+UNKNOWN_TEXT = "<unk>"
 
 MAX_TEXT_TOKENS = 8192
 
@@ -47,17 +47,17 @@ def build_crystal_tokenizer(settings: PromptSettings) -> Any:
 
     tokens = vocabulary(settings)
     backend: Any = Tokenizer(
-        models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=UNKNOWN_TOKEN)
+        models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=UNKNOWN_TEXT)
     )
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(token_pattern(settings)), behavior="isolated")
     backend.decoder = decoders.Fuse()
     fast_tokenizer: Any = transformers.PreTrainedTokenizerFast
     return fast_tokenizer(
         tokenizer_object=backend,
-        pad_token=PAD_TOKEN,
-        bos_token=BOS_TOKEN,
-        eos_token=EOS_TOKEN,
-        unk_token=UNKNOWN_TOKEN,
+        pad_token=PAD_TEXT,
+        bos_token=BOS_TEXT,
+        eos_token=EOS_TEXT,
+        unk_token=UNKNOWN_TEXT,
         clean_up_tokenization_spaces=False,
         model_max_length=MAX_TEXT_TOKENS,
         padding_side="right",
@@ -67,7 +67,7 @@ def build_crystal_tokenizer(settings: PromptSettings) -> Any:
 def vocabulary(settings: PromptSettings) -> list[str]:
     """Return the tokens in the order of their ids."""
     coord_digits = min(_COORD_DIGITS, settings.text.coord_digits)
-    tokens = [PAD_TOKEN, BOS_TOKEN, EOS_TOKEN, UNKNOWN_TOKEN, *_CHARACTERS, *SENTENCES, f"\n{MASK}"]
+    tokens = [PAD_TEXT, BOS_TEXT, EOS_TEXT, UNKNOWN_TEXT, *_CHARACTERS, *SENTENCES, f"\n{MASK}"]
     tokens += [start + symbol for start in ("\n", "") for symbol in SYMBOLS]
     tokens += [f"{start}0.{value:0{coord_digits}d}" for start in _SEPARATORS for value in range(10**coord_digits)]
     tokens += [f"{start}{value}" for start in _SEPARATORS for value in range(_LARGEST_ANGLE + 1)]

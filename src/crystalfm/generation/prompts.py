@@ -7,7 +7,6 @@ wording has a version that checkpoints carry: a model is only ever asked in the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from crystalfm.chem.crystal_text import CrystalTextFormat
 from crystalfm.chem.crystals import SYMBOLS
+from crystalfm.chem.formulas import reduced_formula
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def generation_prompt(conditions: Mapping[str, str | int | float], settings: Pro
     return _generation_prompt(asked)
 
 
-def infill_prompt(masked_text: str, settings: PromptSettings) -> str:  # noqa: ARG001
+def infill_prompt(masked_text: str) -> str:
     """Return the prompt that asks which element is hidden in a text of ``mask_element``."""
     return f"{INFILL_OPENING}{masked_text}{INFILL_QUESTION}"
 
@@ -211,7 +211,7 @@ def training_example(
     if infill:
         present = np.unique(crystal.atomic_numbers)
         symbol = SYMBOLS[int(rng.choice(present)) - 1]
-        return Example("infill", infill_prompt(mask_element(shown, symbol, settings), settings), symbol)
+        return Example("infill", infill_prompt(mask_element(shown, symbol, settings)), symbol)
     known = _known_conditions(crystal, properties, settings)
     count = int(rng.integers(min(settings.max_conditions, len(known)) + 1))
     chosen = set(rng.permutation(len(known))[:count].tolist())
@@ -226,45 +226,6 @@ def plain_example(crystal: Crystal, settings: PromptSettings) -> Example:
         CrystalTextError: the crystal cannot be written.
     """
     return Example("generate", _generation_prompt({}), settings.text.write(crystal))
-
-
-def reduced_formula(formula: str) -> str:
-    """Return a formula as prompts write it: reduced, in Hill's order, without brackets.
-
-    Raises:
-        UserError: it is no formula, holds fractions of atoms or an unknown element.
-    """
-    counts = formula_counts(formula)
-    first = [name for name in ("C", "H") if name in counts] if "C" in counts else []
-    ordered = [*first, *sorted(set(counts) - set(first))]
-    return "".join(name + (str(counts[name]) if counts[name] > 1 else "") for name in ordered)
-
-
-@lru_cache(maxsize=1024)
-def _reduced_counts(formula: str) -> tuple[tuple[str, int], ...]:
-    from pymatgen.core.composition import Composition
-
-    try:
-        amounts = Composition(formula.strip()).get_el_amt_dict()
-    except (ValueError, KeyError, ArithmeticError) as error:
-        raise UserError(f"{formula!r} is no chemical formula: {error}", remedy="for example NaCl or Ca(OH)2") from error
-    counts = {name: round(amount) for name, amount in amounts.items()}
-    wrong = [name for name in counts if name not in SYMBOLS]
-    broken = [name for name, amount in amounts.items() if amount != counts[name] or amount < 1]
-    if wrong or broken or not counts:
-        detail = f"{wrong[0]} is no element" if wrong else "atoms are counted in whole numbers"
-        raise UserError(f"{formula!r} is no formula of a crystal: {detail}", remedy="for example NaCl or Ca(OH)2")
-    divisor = int(np.gcd.reduce(list(counts.values())))
-    return tuple((name, count // divisor) for name, count in counts.items())
-
-
-def formula_counts(formula: str) -> dict[str, int]:
-    """Return how often each element occurs in the reduced formula.
-
-    Raises:
-        UserError: see ``reduced_formula``.
-    """
-    return dict(_reduced_counts(formula))
 
 
 def _require_version(version: object) -> None:

@@ -6,11 +6,11 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import crystalfm
+from crystalfm.io.versions import installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,13 +77,7 @@ def package_commit() -> str | None:
 
 def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Return the installed versions of ``names``; packages that are not installed are left out."""
-    versions = {"crystalfm": crystalfm.__version__}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"crystalfm": crystalfm.__version__, **installed_versions(names)}
 
 
 def environment_facts() -> dict[str, Any]:

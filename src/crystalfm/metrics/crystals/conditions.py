@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crystalfm.chem.crystals import Crystal, CrystalError, atomic_number
-from crystalfm.contracts import UserError
+from crystalfm.chem.formulas import reduced_formula
 from crystalfm.metrics.crystals.counts import Mean, Share
-from crystalfm.metrics.crystals.structures import Composition, reduce_composition, reduced_composition
 from crystalfm.metrics.crystals.symmetry import SYMPREC_ANGSTROM, space_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from crystalfm.chem.crystals import Crystal
+
 FORMULA = "formula"
 SPACE_GROUP = "spacegroup"
 """Names of the conditions that a crystal itself answers; every other one is a property that is predicted."""
-
-_CACHED_FORMULAS = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def condition_scores(
     """
     pairs = list(zip(samples, asked, strict=True))
     formulas = [
-        crystal is not None and reduced_composition(crystal) == parse_formula(str(wanted[FORMULA]))
+        crystal is not None and crystal.formula == reduced_formula(str(wanted[FORMULA]))
         for crystal, wanted in pairs
         if FORMULA in wanted
     ]
@@ -92,25 +89,6 @@ def condition_scores(
         symprec_angstrom=symprec_angstrom,
         properties={name: _errors(name, asked, values) for name, values in (predicted or {}).items()},
     )
-
-
-@lru_cache(maxsize=_CACHED_FORMULAS)
-def parse_formula(formula: str) -> Composition:
-    """Return what a formula says, reduced.
-
-    Raises:
-        UserError: the text is no formula of whole numbers of known elements.
-    """
-    from pymatgen.core import composition
-
-    try:
-        written = composition.Composition(formula).get_el_amt_dict()
-        amounts = {atomic_number(symbol): float(amount) for symbol, amount in written.items()}
-    except (ValueError, CrystalError) as error:
-        raise UserError(f"'{formula}' is no chemical formula", remedy="for instance NaCl or Ca(OH)2") from error
-    if not amounts or any(not amount.is_integer() for amount in amounts.values()):
-        raise UserError(f"'{formula}' is no formula of whole numbers", remedy="for instance NaCl or Ca(OH)2")
-    return reduce_composition({number: int(amount) for number, amount in amounts.items()})
 
 
 def _errors(

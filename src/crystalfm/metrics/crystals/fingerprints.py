@@ -19,7 +19,6 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ import numpy as np
 from crystalfm.chem.crystals import Crystal, CrystalError
 from crystalfm.contracts import UserError
 from crystalfm.data.descriptions import DescriptionSettings, Generator, describe_crystals
+from crystalfm.io.versions import installed_versions
 from crystalfm.metrics.crystals.structures import as_structure
 
 if TYPE_CHECKING:
@@ -211,13 +211,7 @@ def fingerprint_text(crystal: Crystal) -> str:
 
 def library_versions() -> Mapping[str, str]:
     """Return the versions of the packages on which a fingerprint depends; those not installed are left out."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_LIBRARIES)
 
 
 GENERATOR = Generator(

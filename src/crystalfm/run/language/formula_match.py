@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crystalfm.chem.crystal_text import CrystalTextError
+from crystalfm.chem.formulas import formula_counts
 from crystalfm.contracts import UserError
 from crystalfm.generation.constraints import Constraint
 from crystalfm.generation.engines.transformers_engine import TransformersEngine
-from crystalfm.generation.prompts import formula_counts, generation_prompt
+from crystalfm.generation.prompts import generation_prompt
 from crystalfm.generation.sampling import Request, SamplingSettings
 from crystalfm.metrics.crystals.matching import PairMatches, match_pairs
 
