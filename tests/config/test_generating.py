@@ -49,6 +49,8 @@ def test_what_goes_together(composer, given, monkeypatch):
         (["top_p=0"], "top_p", "above 0 and at most 1"),
         (["top_k=0"], "top_k", "at least 1"),
         (["max_atoms=0"], "max_atoms", "at least 1"),
+        (["min_distance=-1"], "min_distance", "at least 0"),
+        (["min_distance=0.5", "constraint=none"], "min_distance", "constraint=parse"),
         (["condition.spacegroup=231"], "condition.spacegroup", "at most 230"),
         (["condition.colour=red"], "condition.colour", "choices: formula, spacegroup"),
         (["constraint=strict"], "constraint", "auto | none | parse | formula"),

@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -209,6 +210,9 @@ def test_tokenizers_that_join_what_must_be_apart_are_refused():
         {"kind": "formula", "formula": {"Na": 1}, "elements": frozenset({"K"})},
         {"elements": frozenset()},
         {"max_atoms": 0},
+        {"min_distance": -0.5},
+        {"min_distance": float("nan")},
+        {"min_distance": float("inf")},
         {"kind": "all"},
     ],
 )
@@ -222,3 +226,63 @@ def test_too_few_tokens_are_refused_with_the_number_needed(crystal_grammar):
         crystal_grammar.start("generate", Constraint("formula", {"Na": 1, "Cl": 1}), 20)
     needed = int(caught.value.remedy.split("=")[1].split()[0])
     walk(crystal_grammar, Constraint("formula", {"Na": 1, "Cl": 1}), random.Random(0), needed)
+
+
+@pytest.mark.parametrize("cell", ["large", "any"])
+def test_atoms_keep_their_distance_unless_there_is_no_place(grammar, cell):
+    """Walk at random; in large cells there is a place for every atom."""
+    rng = random.Random(1)
+    crowded = near = 0
+    for _ in range(100):
+        state = grammar.start("generate", Constraint(min_distance=0.8, elements=frozenset({"Na"})), 400)
+        if cell == "large":
+            for token in grammar_tokens(grammar, "9.5 9.0 8.5\n90 80 70"):
+                state.advance(token)
+        while not state.finished:
+            assert state.choices, "a dead end"
+            state.advance(rng.choice(state.choices))
+        crystal = FORMAT.read(state.text)
+        crowded += state.num_crowded
+        if not state.num_crowded:
+            near += closest_of_different_atoms(crystal) < 0.8
+    assert near == 0
+    assert cell == "any" or crowded == 0
+
+
+def grammar_tokens(grammar, text):
+    """Return the tokens of a cell's two lines, the way the grammar writes them."""
+    tokens, rest = [], text
+    for part in grammar.cell:
+        matching = [value for value, written in enumerate(part.piece.texts) if written and rest.startswith(written)]
+        value = max(matching, key=lambda value: len(part.piece.texts[value]))
+        tokens += part.piece.tokens[value]
+        rest = rest[len(part.piece.texts[value]) :]
+    return tokens
+
+
+def closest_of_different_atoms(crystal):
+    reach = 1.0 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    steps = np.minimum(np.ceil(0.8 / reach + 1), 8).astype(int)
+    images = np.array([*itertools.product(*(range(-n, n + 1) for n in steps))])
+    found = [np.inf]
+    for first, second in itertools.combinations(crystal.frac_coords, 2):
+        difference = second - first
+        found.append(np.linalg.norm((difference - np.round(difference) + images) @ crystal.lattice, axis=1).min())
+    return min(found)
+
+
+def test_where_no_place_is_left_one_is_written_all_the_same(grammar):
+    state = grammar.start("generate", Constraint("formula", {"Na": 1, "Cl": 3}, min_distance=50.0), 400)
+    for token in grammar_tokens(grammar, "9.5 9.0 8.5\n90 80 70"):
+        state.advance(token)
+    rng = random.Random(0)
+    while not state.finished:
+        state.advance(rng.choice(state.choices))
+    assert state.num_crowded == FORMAT.read(state.text).num_atoms - 1 > 0
+
+
+def test_no_distance_changes_no_walk(grammar):
+    for seed in range(10):
+        plain = walk(grammar, Constraint(), random.Random(seed))
+        assert walk(grammar, Constraint(min_distance=None), random.Random(seed)) == plain
+        assert walk(grammar, Constraint(min_distance=0.0), random.Random(seed)) == plain

@@ -14,6 +14,7 @@ from test_resume import assert_same_training, interrupt_at
 
 from crystalfm.contracts import UserError
 from crystalfm.io.checkpoints import PAYLOAD_KEY, find_checkpoint, read_checkpoint
+from crystalfm.run.api import load
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.evaluate import evaluate
 from crystalfm.run.predict import predict
@@ -60,6 +61,17 @@ def test_trains_and_predicts_again_from_the_checkpoint(
     )
     name = "mae_formation_energy_peratom_eV_per_atom"
     assert again[name] == pytest.approx(metrics[f"test/{name}"], rel=1e-5)
+
+
+def test_the_mean_of_crystals_is_predicted_for_crystals(
+    make_config: MakeConfig, tmp_path: Path, crystals: Path
+) -> None:
+    train(make_config("model=mean", "data=jarvis", f"data.path={crystals}", tiny=False), tmp_path / "run")
+    predictor = load(tmp_path / "run", accelerator="cpu")
+    assert predictor.takes_crystals
+    predictions = predictor.predict([json.loads(crystals.read_text())[0]["atoms"], "no crystal"])
+    assert np.isfinite(predictions.values[0]).all()
+    assert [item.index for item in predictions.rejected] == [1]
 
 
 def test_predicts_a_folder_of_structures(make_config: MakeConfig, tmp_path: Path, crystals: Path) -> None:

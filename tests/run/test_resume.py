@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 from run_helpers import MakeConfig, assert_same_training, interrupt_at, last_state
 
 from crystalfm.contracts import UserError
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.train import train
+from crystalfm.run.trainer_session import predict_rows
 
 EXTRA = [
     "trainer.max_epochs=4",
@@ -119,6 +123,33 @@ def test_termination_signal_leaves_a_checkpoint(
         train(make_config(*EXTRA), tmp_path / "run")
     assert last_state(tmp_path / "run")["global_step"] == 2
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class SignalWhilePredicting(Callback):
+    """Sends this process a termination signal in the first batch of the predictions."""
+
+    def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)  # time for the handler to run
+
+
+def test_termination_signal_ends_the_final_predictions(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        original = predict_rows
+        patch.setattr(
+            "crystalfm.run.trainer_session.predict_rows",
+            lambda *args, callbacks: original(*args, callbacks=[*callbacks, SignalWhilePredicting()]),
+        )
+        with pytest.raises(TrainingInterruptedError, match="SIGTERM"):
+            train(make_config(*EXTRA), tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
+    train(make_config(*EXTRA, f"ckpt={tmp_path / 'run'}"), tmp_path / "unused")
+    assert_same_training(whole, tmp_path / "run")
+    assert (tmp_path / "run" / "predictions.parquet").exists()
 
 
 def test_signals_are_given_back_after_a_normal_end(make_config: MakeConfig, tmp_path: Path) -> None:

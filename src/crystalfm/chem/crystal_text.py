@@ -19,7 +19,7 @@ from crystalfm.chem.crystals import SYMBOLS, Crystal
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -110,7 +110,7 @@ class CrystalTextFormat:
             " ".join(f"{length:.{self.length_digits}f}" for length in lengths),
             " ".join(f"{angle:.{self.angle_digits}f}" for angle in angles),
         ]
-        self._read_cell(lines)
+        self.read_cell(lines)
         scale = 10**self.coord_digits
         wrapped = crystal.frac_coords - np.floor(crystal.frac_coords)
         rounded = np.rint(wrapped * scale).astype(np.int64) % scale
@@ -133,7 +133,7 @@ class CrystalTextFormat:
         if not text:
             raise CrystalTextError(TextProblem.EMPTY, 1)
         lines = text.split("\n")
-        lattice = self._read_cell(lines)
+        lattice = self.read_cell(lines)
         sites = lines[_NUM_CELL_LINES:]
         if not sites:
             raise CrystalTextError(TextProblem.NO_SITES, _NUM_CELL_LINES)
@@ -179,8 +179,12 @@ class CrystalTextFormat:
             )
         return cls(**{name: state[name] for name in names})
 
-    def _read_cell(self, lines: list[str]) -> NDArray[np.float64]:
-        """Return the (3, 3) lattice in angstrom of the first two lines."""
+    def read_cell(self, lines: Sequence[str]) -> NDArray[np.float64]:
+        """Return the (3, 3) lattice in angstrom of a text's first two lines.
+
+        Raises:
+            CrystalTextError: they are none of a cell.
+        """
         found = self._lengths_line.fullmatch(lines[0])
         if found is None:
             raise CrystalTextError(TextProblem.LENGTHS, 1, lines[0])

@@ -28,6 +28,7 @@ class GenerateSettings:
         constraint: what every sample has to fulfil; ``auto`` is ``formula`` where one is asked for, else ``parse``.
         elements: symbols that may be written, also as the hidden element; ``None`` for all.
         max_atoms: most atoms of a cell.
+        min_distance: smallest distance in angstrom of two atoms, images included; ``None`` for any.
         max_new_tokens: most tokens of a sample.
         batch_size: samples written at the same time.
         engine: what runs the model.
@@ -46,6 +47,7 @@ class GenerateSettings:
     constraint: Literal["auto", "none", "parse", "formula"] = "auto"
     elements: list[str] | None = None
     max_atoms: int = 20
+    min_distance: float | None = None
     max_new_tokens: int = 512
     batch_size: int = 64
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -101,12 +103,23 @@ def generating_problems(tree: Mapping[str, Any], broken: set[str]) -> Iterator[P
         yield Problem("constraint", "no formula is asked for", "add condition.formula=..., or constraint=parse")
     if tree["constraint"] == "none" and tree["elements"] is not None:
         yield Problem("elements", "without a constraint any element may be written", "constraint=parse")
+    if tree["min_distance"] is not None:
+        yield from _distance_problems(tree)
     needed = ["smact", *(["spglib"] if "spacegroup" in asked else [])]
     if missing := [name for name in needed if not is_installed(name)]:
         yield Problem("ckpt", f"judging what is written needs {', '.join(missing)}", install_command("generate"))
     if tree["engine"] == "vllm" and not is_installed("vllm"):
         remedy = "on a machine with a GPU: pip install 'vllm>=0.12', or engine=transformers"
         yield Problem("engine", "vllm is not installed", remedy)
+
+
+def _distance_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    if tree["constraint"] == "none":
+        yield Problem("min_distance", "without a constraint atoms may be anywhere", "constraint=parse")
+    if tree["infill"]["structure"] is not None:
+        yield Problem("min_distance", "where a hidden element's atoms are is given", "leave it out")
+    if tree["engine"] == "vllm":
+        yield Problem("min_distance", "vLLM cannot be held to distances", "engine=transformers")
 
 
 def _infill_problems(infill: Mapping[str, Any], asked: list[str]) -> Iterator[Problem]:

@@ -438,7 +438,7 @@ RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         (
             *("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
-            *("gamma", "min_child_weight", "num_trials", "temperature", "pictures"),
+            *("gamma", "min_child_weight", "num_trials", "temperature", "pictures", "min_distance"),
         ),
         _NOT_NEGATIVE,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, inf
 from typing import TYPE_CHECKING, Literal
 
 from crystalfm.chem.crystals import SYMBOLS
@@ -25,22 +25,29 @@ class Constraint:
         formula: atoms of each element, for the kind ``formula``; reduced by their common divisor.
         elements: symbols that may be written (also as the answer of an infilling request); None for all.
         max_atoms: most atoms of a cell.
+        min_distance: each atom's distance in angstrom from those before it, their images included, is at least this
+            as far as its last coordinate can make it so; None for any distance. Without bearing on the kind ``none``.
 
     Raises:
-        UserError: formula and kind do not go together, an element is unknown or not among the allowed ones, or the
-            formula has more atoms than a cell may have.
+        UserError: formula and kind do not go together, an element is unknown or not among the allowed ones, the
+            formula has more atoms than a cell may have, or a number is out of range.
     """
 
     kind: Literal["none", "parse", "formula"] = "parse"
     formula: Mapping[str, int] | None = None
     elements: frozenset[str] | None = None
     max_atoms: int = DEFAULT_MAX_ATOMS
+    min_distance: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in {"none", "parse", "formula"}:
             raise UserError(f"constraint={self.kind} is unknown", remedy="constraint=none, parse or formula")
         if self.max_atoms < 1:
             raise UserError(f"max_atoms={self.max_atoms} leaves no atom", remedy="max_atoms=1 or more")
+        if self.min_distance is not None and not 0.0 <= self.min_distance < inf:
+            raise UserError(
+                f"min_distance={self.min_distance} is out of range", remedy="min_distance=0.5, or null for any"
+            )
         if self.elements is not None:
             _require_elements(self.elements)
         if self.kind == "formula":

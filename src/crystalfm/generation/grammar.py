@@ -19,6 +19,7 @@ import numpy as np
 from crystalfm.chem.crystals import SYMBOLS
 from crystalfm.contracts import UserError
 from crystalfm.generation.constraints import Constraint
+from crystalfm.generation.spacing import SiteSpacing
 from crystalfm.generation.token_tries import NUM_WHOLE_ANGLES, CrystalPieces, Node, Piece, crystal_pieces
 
 if TYPE_CHECKING:
@@ -189,6 +190,9 @@ class CrystalState(PieceState):
         grammar: its grammar.
         constraint: what it has to fulfil.
         max_new_tokens: most tokens, the end included.
+
+    Attributes:
+        num_crowded: atoms for which no last coordinate was as far from the others as the constraint wants it.
     """
 
     def __init__(self, grammar: CrystalGrammar, constraint: Constraint, max_new_tokens: int) -> None:
@@ -198,6 +202,10 @@ class CrystalState(PieceState):
         self._counts: Counter[str] = Counter()
         self._num_atoms = 0
         self._max_atoms = constraint.max_atoms
+        self._min_distance = constraint.min_distance
+        self._spacing: SiteSpacing | None = None
+        self._coords: list[list[int]] = []
+        self.num_crowded = 0
         self._elements = grammar.element_values(constraint)
         self._last_site = max_new_tokens - grammar.site_tokens(self._elements) - 1
         self._ratio = constraint.reduced_formula if constraint.kind == "formula" else {}
@@ -222,7 +230,8 @@ class CrystalState(PieceState):
             return _Next(grammar.pieces.element, self._open_elements(), may_end=False)
         if self._stage <= len(grammar.pieces.coords):
             coord = grammar.pieces.coords[self._stage - 1]
-            return _Next(coord, coord.all_values, may_end=False)
+            last = self._stage == len(grammar.pieces.coords)
+            return _Next(coord, self._last_values(value) if last else coord.all_values, may_end=False)
         full = self._num_atoms + 1 >= self._max_atoms or (not self._ratio and self.num_tokens > self._last_site)
         return _Next(grammar.pieces.element, 0 if full else self._open_elements(), may_end=self._is_whole())
 
@@ -233,10 +242,26 @@ class CrystalState(PieceState):
             return
         if self._stage == 1:
             self._counts[SYMBOLS[value]] += 1
+            self._coords.append([])
+        else:
+            self._coords[-1].append(value)
         self._stage += 1
         if self._stage > len(self.grammar.pieces.coords) + 1:
             self._stage = 1
             self._num_atoms += 1
+
+    def _last_values(self, second: int) -> int:
+        """Return bits of the values that an atom's last coordinate may have once its second is complete."""
+        coord = self.grammar.pieces.coords[-1]
+        if self._min_distance is None:
+            return coord.all_values
+        if self._spacing is None:
+            lattice = self.grammar.text_format.read_cell(self.text.split("\n"))
+            self._spacing = SiteSpacing(lattice, self._min_distance, len(coord.texts))
+        *before, (first,) = self._coords
+        values, found = self._spacing.allowed(before, first, second)
+        self.num_crowded += not found
+        return values
 
     def _open_elements(self) -> int:
         """Return bits of the elements of which another atom may be written."""
@@ -277,6 +302,7 @@ class CrystalGrammar:
         text_format: how crystals are written.
 
     Attributes:
+        text_format: how crystals are written.
         pieces: what the texts are made of.
         cell: the pieces of the cell, in the order in which they are written.
         cell_tokens: most tokens of a cell.
@@ -287,6 +313,7 @@ class CrystalGrammar:
     """
 
     def __init__(self, tokenizer: Any, text_format: CrystalTextFormat) -> None:
+        self.text_format = text_format
         self.pieces: CrystalPieces = crystal_pieces(tokenizer, text_format)
         self._angle_scale = 10**text_format.angle_digits
         self.cell: tuple[CellPiece, ...] = tuple(self._cell_pieces())

@@ -192,3 +192,37 @@ class StopOnSignal(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+class StopPredictingOnSignal(Callback):
+    """Has a termination signal end predictions at once; the Trainer would take note of it and go on.
+
+    Where somebody else listens to the signal, as in a job of SLURM's, it goes to them.
+    """
+
+    def __init__(self) -> None:
+        self._previous = signal.getsignal(signal.SIGTERM)
+        self._taken: Any = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handler; only the main thread may do so."""
+        if threading.current_thread() is threading.main_thread():
+            handler = self._previous if callable(self._previous) else self._stop
+            self._taken = signal.signal(signal.SIGTERM, handler)
+
+    @staticmethod
+    def _stop(number: int, _frame: FrameType | None) -> None:
+        raise TrainingInterruptedError(number)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signal back to the Trainer."""
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signal back before the exception travels on."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._taken is not None:
+            signal.signal(signal.SIGTERM, self._taken)
+            self._taken = None

@@ -9,6 +9,7 @@ from crystalfm.chem.crystals import CrystalError
 from crystalfm.chem.molecules import RowProblem
 from crystalfm.contracts import MODALITIES, UserError
 from crystalfm.data.crystal_folder import LIST_FILE, read_crystal, structure_rows
+from crystalfm.run.build import construct
 from crystalfm.run.descriptions import asks_for_descriptions, description_column
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def need_structures(modalities: Sequence[str], cfg: DictConfig) -> bool:
-    """Say whether a model of these modalities and this configuration looks at crystals, or at texts made of them."""
+    """Say whether a model of these modalities and this configuration looks at crystals, or at texts made of them.
+
+    A model that looks at nothing, as ``model=mean``, is given what its data set holds.
+    """
+    if not modalities:
+        return "structure" in construct(cfg.data).spec().fields
     direct = any(MODALITIES[name].source_field == "structure" for name in modalities)
     return direct or asks_for_descriptions(cfg, modalities)
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 
 from crystalfm.models.sharding import load_weights
 from crystalfm.models.trained import MONITORED
-from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal
+from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal, StopPredictingOnSignal
 from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.folder import BEST_CHECKPOINT
@@ -38,7 +38,7 @@ from crystalfm.run.tracking.loggers import build_loggers
 from crystalfm.run.tracking.metrics_logger import MetricsTable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lightning.pytorch.loggers import Logger
     from numpy.typing import NDArray
@@ -132,7 +132,10 @@ class TrainerSession(Session):
         )
 
     def _predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        return predict_rows(self._cfg, self._trained, self._datamodule, rows, trainer_arguments(self._cfg))
+        return predict_rows(
+            *(self._cfg, self._trained, self._datamodule, rows, trainer_arguments(self._cfg)),
+            callbacks=[StopPredictingOnSignal()],
+        )
 
     def _load_best(self) -> dict[str, float]:
         """Load the best weights, if validation ever ran; return their validation loss."""
@@ -196,8 +199,9 @@ def predict_rows(
     datamodule: RecordDataModule,
     rows: NDArray[np.int64],
     arguments: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> NDArray[np.float64]:
-    """Return predictions (len(rows), T), as the module gives them,, in the order of ``rows``.
+    """Return predictions (len(rows), T), as the module gives them, in the order of ``rows``.
 
     Args:
         cfg: configuration.
@@ -205,12 +209,15 @@ def predict_rows(
         datamodule: its loaders.
         rows: (K,) rows of the table.
         arguments: device arguments of the Trainer; one process by default. Ranks share the rows; all get the result.
+        callbacks: callbacks of the Trainer.
     """
     chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
     if cfg.trainer.precision == "auto":
         # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
         chosen["precision"] = "32-true"
-    trainer = Trainer(**chosen, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = Trainer(
+        **chosen, callbacks=[*callbacks], logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
     outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
     own_rows = [output["row"].cpu().numpy() for output in outputs]
     own = [output["prediction"].double().cpu().numpy() for output in outputs]

@@ -72,11 +72,14 @@ class VllmEngine:
         tokens, not renormalised over the allowed ones. Forced tokens are not told apart (``num_forced`` is 0).
 
         Raises:
-            UserError: the tokens do not suffice for a completion, or two requests have the same index.
+            UserError: the tokens do not suffice for a completion, two requests have the same index, or atoms are to
+                keep a distance, which is nothing that a regular expression can say.
         """
         waiting = list(requests)
         if len({request.index for request in waiting}) < len(waiting):
             raise UserError("two requests have the same index", remedy="number the requests")
+        if any(request.constraint.min_distance is not None for request in waiting):
+            raise UserError("vLLM cannot be held to min_distance", remedy="engine=transformers, or min_distance=null")
         for request in waiting:
             # Refuses what cannot be fulfilled.
             self._grammar.start(request.task, request.constraint, settings.max_new_tokens)

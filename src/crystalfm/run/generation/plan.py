@@ -125,6 +125,7 @@ class Plan:
                 "formula": None if self.constraint.formula is None else dict(self.constraint.formula),
                 "elements": None if self.constraint.elements is None else sorted(self.constraint.elements),
                 "max_atoms": self.constraint.max_atoms,
+                "min_distance": self.constraint.min_distance,
             },
         }
 
@@ -153,7 +154,7 @@ def make_plan(cfg: DictConfig, prompts: PromptSettings) -> Plan:
     formula = formula_counts(str(asked["formula"])) if "formula" in asked else None
     automatic: Literal["parse", "formula"] = "parse" if formula is None else "formula"
     kind = automatic if cfg.constraint == "auto" else cfg.constraint
-    constraint = Constraint(kind, formula if kind == "formula" else None, elements, cfg.max_atoms)
+    constraint = Constraint(kind, formula if kind == "formula" else None, elements, cfg.max_atoms, cfg.min_distance)
     return Plan(prompts, "generate", generation_prompt(asked, prompts), constraint, asked)
 
 

@@ -1,0 +1,1 @@
+"""Point defects in two-dimensional hosts: rules, configurations, their symmetry, and energies."""
