@@ -27,6 +27,13 @@ def test_equal_trees_have_no_difference() -> None:
     assert differences(BASE, changed()) == []
 
 
+def test_a_key_that_earlier_versions_lack_counts_as_null() -> None:
+    newer = changed(trainer={"batch_budget": None}, optimizer={"rank": {"targets": None}})
+    assert differences(BASE, newer) == differences(newer, BASE) == []
+    found = differences(BASE, changed(trainer={"batch_budget": 64}, callbacks={"ema_decay": 0.9}))
+    assert [item.key for item in found] == ["callbacks.ema_decay", "trainer.batch_budget"]
+
+
 def test_safe_changes_are_returned() -> None:
     found = require_resumable(BASE, changed(trainer={"max_epochs": 5}, paths={"runs": "elsewhere"}), "x.ckpt")
     assert [str(item) for item in found] == ["paths.runs: runs -> elsewhere", "trainer.max_epochs: 2 -> 5"]

@@ -72,14 +72,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Compare two resolved configurations leaf by leaf, in the order of keys."""
+    """Compare two resolved configurations leaf by leaf, in the order of keys.
+
+    A key that one of them does not have counts as null there: checkpoints of earlier versions lack newer keys, and
+    null leaves out what they add.
+    """
     old, new = flatten(before), flatten(now)
     scheduler = now.get("scheduler")
     scheduled = isinstance(scheduler, Mapping) and scheduler.get("name") == "cosine"
     found = []
     for key in sorted(old.keys() | new.keys()):
         was, is_now = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        if was != is_now:
+        if was != is_now and not (old.get(key) is None and new.get(key) is None):
             safe = any(key == safe_key or key.startswith(f"{safe_key}.") for safe_key in SAFE_KEYS)
             # The cosine schedule is stretched over the whole training: another length is another schedule.
             safe = safe and not (scheduled and key in _SCHEDULE_KEYS)
