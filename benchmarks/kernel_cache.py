@@ -64,7 +64,7 @@ def main() -> None:
         grown[name] = after - before
         print(f"{name:40s} {before:6d} MB -> {after:6d} MB")
     fixed, varying, small = grown.values()
-    print(f"growth, lengths differ against one length: {varying / fixed:.2f}, with few kernels kept {small / fixed:.2f}")
+    print(f"growth against one length: lengths differ {varying / fixed:.2f}, few kernels kept {small / fixed:.2f}")
 
 
 if __name__ == "__main__":

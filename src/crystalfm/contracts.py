@@ -83,6 +83,8 @@ MODALITIES: Mapping[str, ModalitySpec] = {
         ModalitySpec("crystal_graph", "structure", "atoms of the crystal, their neighbours and the angles between"),
         ModalitySpec("composition", "structure", "elements of the crystal and their shares"),
         ModalitySpec("crystal_text", "structure", "the crystal as text: cell, elements and coordinates"),
+        ModalitySpec("defects", "defects", "point defects of a layer: how many, how far apart, on which side"),
+        ModalitySpec("defect_graph", "defects", "point defects of a layer and the nearest defects of each"),
         ModalitySpec("description", "description", "text that describes the material or molecule"),
     )
 }
@@ -95,7 +97,7 @@ class DataSpec:
 
     Attributes:
         name: config name of the data set.
-        fields: raw fields each record can have (``smiles``, ``description``, ``structure``).
+        fields: raw fields each record can have (``smiles``, ``description``, ``structure``, ``defects``).
         targets: every target on offer; the config chooses among them.
         default_targets: the targets used when the config names none.
         licence: licence of the data.
@@ -198,10 +200,13 @@ BATCH_KEYS: tuple[BatchKey, ...] = (
     BatchKey("{m}.labels", "(R, L)", "int64", "the token itself where it is learned, -100 elsewhere"),
     BatchKey("{m}.positions", "(R, L)", "int64", "place of the token in its own text, from 0"),
     BatchKey("{m}.segments", "(R, L)", "int64", "row of the batch to which the token belongs; -1 where padded"),
+    BatchKey("{m}.decided", "(R, L)", "bool", "true where the grammar leaves a choice about the token"),
     BatchKey("{m}.bits", "(B, W)", "uint8", "fingerprint bits, eight to a byte, most significant first"),
     BatchKey("{m}.atoms", "(B, L, F)", "uint8", "features of each atom, see chem.molecular_graph.ATOM_FEATURES"),
     BatchKey("{m}.relations", "(B, L, L)", "uint8", "how two atoms are related, see chem.molecular_graph"),
-    BatchKey("{m}.atomic_numbers", "(A,)", "int64", "atomic number of each atom, crystals one after another"),
+    BatchKey(
+        "{m}.atomic_numbers", "(A,)", "int64", "atomic number of each atom; of defects see chem.defects.sparse_graph"
+    ),
     BatchKey("{m}.num_atoms", "(B,)", "int64", "atoms of each row; 0 where the modality is absent"),
     BatchKey("{m}.edge_source", "(E,)", "int64", "atom at which each edge starts, counted over the batch"),
     BatchKey("{m}.edge_target", "(E,)", "int64", "atom to an image of which it leads; ascending"),

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from crystalfm.config.build import (
+    automatic_modalities,
     data_spec,
     load_target,
     modality_problems,
@@ -69,6 +70,12 @@ def test_requirements():
 def test_auto_takes_what_data_model_and_encoders_share():
     assert resolve_modalities(config("auto"), spec("smiles")) == ["smiles", "fingerprint"]
     assert usable_modalities(MODEL, ENCODERS, spec("description")) == []
+
+
+def test_auto_of_a_model_of_one_modality_is_the_first_of_its_own_list():
+    one = MODEL | {"requires": {"modalities": ["fingerprint", "smiles"], "max_modalities": 1}}
+    assert automatic_modalities(one, ENCODERS, spec("smiles")) == ["fingerprint"]
+    assert automatic_modalities(one, ENCODERS, spec("description")) == []
 
 
 def test_order_asked_for_is_kept():

@@ -74,6 +74,18 @@ def test_package_that_describes_must_be_installed(composer, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("words", "key"),
+    [(["model=catboost"], "model"), (["model=xgboost", "baselines=[mean,catboost]"], "baselines")],
+)
+def test_package_of_a_model_must_be_installed(composer, monkeypatch, words, key):
+    monkeypatch.setattr("crystalfm.config.extras.is_installed", lambda module: module != "catboost")
+    problem = check(composer, "data=2dmd", "modalities=[defects]", *words)[key]
+    assert problem.message == "catboost: the package catboost is not installed"
+    assert "crystalfm[defects]" in problem.remedy
+    assert check(composer, "data=2dmd", "modalities=[defects]", "model=xgboost") == {}
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["modalities=[]"], "at least 1 modality, 0 chosen"),

@@ -9,7 +9,7 @@ import torch
 from crystalfm.chem.crystals import make_crystal
 from crystalfm.data.crystal_texts import IGNORED, CrystalTextStore, pack
 from crystalfm.generation.crystal_tokenizer import build_crystal_tokenizer
-from crystalfm.generation.prompts import PromptSettings, plain_example
+from crystalfm.generation.prompts import CrystalExamples, PromptSettings, plain_example
 from crystalfm.generation.writer import completion_ids, prompt_ids
 
 SETTINGS = PromptSettings()
@@ -30,7 +30,8 @@ def tokenizer():
 def store(tokenizer, **settings):
     given = crystals()
     properties = [{"spacegroup": 225.0, "band_gap": 0.1 * n} for n in range(len(given))]
-    return CrystalTextStore(given, properties, SETTINGS, tokenizer, **{"pack_length": 64, "seed": 7} | settings)
+    source = CrystalExamples(given, properties, SETTINGS)
+    return CrystalTextStore(source, tokenizer, **{"pack_length": 64, "seed": 7} | settings)
 
 
 def texts_of(batch, tokenizer):
@@ -108,4 +109,4 @@ def test_costs_are_tokens(tokenizer):
 
 def test_properties_must_be_as_many_as_crystals(tokenizer):
     with pytest.raises(ValueError, match="12 crystals, but properties of 0"):
-        CrystalTextStore(crystals(), [], SETTINGS, tokenizer)
+        CrystalExamples(crystals(), [], SETTINGS)

@@ -35,7 +35,7 @@ class Command:
             return rest[0].removesuffix(".py")
         if first == "python" and rest[:1] == ["-m"] and rest[1].startswith("crystalfm."):
             return rest[1].removeprefix("crystalfm.")
-        if first == "crystalfm" and rest[0] in {"data", "config"}:
+        if first == "crystalfm" and rest[0] in {"data", "config", "defects"}:
             return f"{rest[0]} {rest[1]}"
         return rest[0] if first == "crystalfm" else first
 

@@ -16,6 +16,7 @@ from crystalfm.cli.predict_command import predict_config
 from crystalfm.config.compose import Composer
 from crystalfm.config.preflight import preflight
 from crystalfm.config.schema import ENTRY_POINTS
+from defect_release import write_release
 
 MOLECULES = (
     "C",
@@ -40,6 +41,7 @@ SHRINK = (
 )  # fmt: skip
 SMALL_TABLE = ("data=csv", "data.path=molecules.csv", "data.smiles_column=smiles")
 CRYSTAL_DATA = {f"data={name}" for name in ("mp", "jarvis", "perov5", "carbon24", "folder")}
+DEFECTS = "data=2dmd"
 HYBRID = re.compile(r"(experiment=hybrid/|mode=)")
 SMALL_HYBRID = (
     "modalities=[crystal_graph]", "encoders.crystal_graph.frozen=false", "encoders.crystal_graph.weights=null",
@@ -99,13 +101,20 @@ def write_salts(folder):
     Structure(cell, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(filename=str(folder / "crystal.cif"))
 
 
+@pytest.fixture(scope="session")
+def defect_release(tmp_path_factory):
+    """A small release of 2DMD, made once."""
+    return write_release(tmp_path_factory.mktemp("2dmd"))
+
+
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def workplace(tmp_path, monkeypatch, defect_release):
     """A folder with what the commands name: a table, a mirror, and a run where one has been made."""
     monkeypatch.chdir(tmp_path)
     write_molecules(tmp_path)
     write_crystals(tmp_path)
     write_salts(tmp_path)
+    (tmp_path / "2dmd").symlink_to(defect_release)
     (tmp_path / "mirror").mkdir()
     return tmp_path
 
@@ -136,6 +145,12 @@ def finished_generator(tmp_path_factory):
 
 def shrunk(arguments):
     """The same training on a small table, with as much as possible taken from the command."""
+    if DEFECTS in arguments:
+        hybrid = SMALL_HYBRID if any(HYBRID.match(word) for word in arguments) else ()
+        small = SMALL_GENERATOR if "model=crystal_llm" in arguments else (*SHRINK, *hybrid)
+        small = [word for word in small if not word.startswith(("data.path=", "data.limit="))]
+        replaced = {word.partition("=")[0] for word in small} | {"data.limit", "data.path"}
+        return [*(word for word in arguments if word.partition("=")[0] not in replaced), *small, "data.path=2dmd"]
     if any(GENERATOR.match(word) for word in arguments):
         replaced = {word.partition("=")[0] for word in SMALL_GENERATOR} | {"data.limit"}
         kept = [word for word in arguments if word.partition("=")[0] not in replaced]
@@ -230,6 +245,11 @@ def check_source(command, workplace):
     assert command.arguments == [".venv/bin/activate"]
 
 
+def check_card(command, workplace):
+    """``test_cards_and_comparisons_run`` runs it; here, that its run and its options are ones."""
+    assert all(re.fullmatch(r"runs/[\w-]+/[A-Z]+|output=[\w./]+|split=\w+", word) for word in command.arguments)
+
+
 def check_console(command, workplace):
     assert main([*command.program.split(), *command.arguments]) == 0
 
@@ -246,7 +266,11 @@ CHECKS = {
     "make": check_make,
     "pip": check_pip,
     "source": check_source,
+    "card": check_card,
+    "compare": check_card,
     "data check": check_console,
+    "defects enumerate": check_console,
+    "defects random": check_console,
     "config check": check_console,
     "config keys": check_console,
 }
@@ -290,17 +314,32 @@ def test_bench_runs(command, workplace):
 def test_evaluation_runs(workplace, finished_run):
     run = adopt(finished_run, workplace)
     for command in DOCUMENTED:
-        if command.program == "evaluate" and not OF_CRYSTALS.search(command.line):
+        if command.program == "evaluate" and not re.search(f"{OF_CRYSTALS.pattern}|2dmd", command.line):
             assert main(["evaluate", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
 
 
-OF_CRYSTALS = re.compile(r"structures=|ckpt=runs/crystal_")
+def test_cards_and_comparisons_run(workplace, finished_run):
+    run = adopt(finished_run, workplace)
+    shutil.copytree(run, workplace / "runs" / "again" / "0")
+    for command in DOCUMENTED:
+        if command.program in {"card", "compare"}:
+            words = with_run(command.arguments, run)
+            words = [re.sub(r"runs/[\w-]+/SWEEP", str(workplace / "runs" / "again"), word) for word in words]
+            assert main([command.program, *words]) == 0
+    assert (workplace / "comparison" / "comparison.csv").is_file()
+    assert (workplace / "README.md").is_file()
+
+
+OF_CRYSTALS = re.compile(r"structures=|ckpt=runs/(crystal_|hybrid_)")
+OF_DEFECTS = re.compile(r"2dmd")
 
 
 def test_generation_export_and_judging_run(workplace, finished_generator):
     """The commands on the page of the generator, with few samples and without relaxations."""
     for command in DOCUMENTED:
         words = with_run(command.arguments, finished_generator)
+        if OF_DEFECTS.search(command.line):
+            continue
         if command.program == "generate":
             small = [word for word in words if not word.startswith("n=")]
             options = ["n=3", "pictures=0", "paths.cache=cache", "name=generated", "progress_bar=false"]
@@ -315,6 +354,34 @@ def test_generation_export_and_judging_run(workplace, finished_generator):
     assert len(written) > 1
     quick = ["reference=mp", "reference.path=mp", "judging.fingerprints=false", "judging.jobs=1", "paths.cache=cache"]
     assert main(["evaluate", f"structures={written[0]}", *quick]) == 0
+
+
+@pytest.fixture
+def designing_runs(workplace):
+    """A generator of defects and a predictor of what the commands ask for, where the commands look for them."""
+    targets = "data.targets=[homo_lumo_gap,formation_energy_per_site]"
+    for words in (["model=crystal_llm"], ["model=xgboost", "modalities=[defects]", "model.num_trees=3", targets]):
+        assert main(["train", *shrunk([*words, DEFECTS])]) == 0
+    return {name: next((workplace / "runs" / name).iterdir()) for name in ("crystal_llm-2dmd", "xgboost-2dmd")}
+
+
+def test_designs_of_defects_run(workplace, designing_runs):
+    """The commands on the page of defects, with few samples; trees stand in for CatBoost."""
+    generator, predictor = designing_runs.values()
+    for command in DOCUMENTED:
+        if not OF_DEFECTS.search(command.line) or command.program not in {"generate", "evaluate"}:
+            continue
+        words = [re.sub(r"runs/(catboost|xgboost)-2dmd/RUN", str(predictor), word) for word in command.arguments]
+        words = [re.sub(r"runs/crystal_llm-2dmd/RUN", str(generator), word) for word in words]
+        if command.program == "evaluate":
+            chosen = generator if "ckpt=runs/crystal_llm" in command.line else predictor
+            assert main(["evaluate", *with_run(words, chosen), "paths.cache=cache"]) == 0
+            continue
+        small = [word for word in words if not word.startswith("n=")]
+        assert main(["generate", *small, "n=3", "paths.cache=cache", "name=designed", "progress_bar=false"]) == 0
+    designed = list(Path("runs/designed").iterdir())
+    assert len(designed) > 1
+    assert all((run / "ranked.csv").is_file() and (run / "figures" / "best.png").is_file() for run in designed)
 
 
 def test_prediction_runs(workplace, finished_run):

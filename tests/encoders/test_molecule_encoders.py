@@ -140,6 +140,15 @@ def test_a_state_of_another_version_is_refused():
         TokenTransformerEncoder(modality="smiles").load_state({"version": 99, "vocabulary": []})
 
 
+def test_words_are_what_blanks_separate():
+    encoder = TokenTransformerEncoder(modality="description", tokenizer="words")
+    encoder.fit(["Mo S 0 1 ooo"])
+    batch = encoder.prepare(["Mo  S\n1 ooo", "Se"]).batch(np.arange(2))
+    assert batch["description.mask"].sum(dim=1).tolist() == [4, 1]
+    assert len(set(batch["description.tokens"][0].tolist())) == 4
+    assert "1 unknown tokens outside the training split (Se)" in encoder.report().notes
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

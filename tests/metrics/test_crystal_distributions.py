@@ -122,6 +122,21 @@ def test_novelty_is_far_in_either():
     assert found.num_train == 2
 
 
+def test_a_column_that_hardly_varies_among_references_does_not_blow_up():
+    composition = np.random.default_rng(4).normal(size=(300, 132))
+    composition[:, 7] = 0.0
+    composition[:2, 7] = 1e-6  # two of three hundred
+    composition[:4, 8] = 0.0
+    composition[4:, 8] = 2.0  # four of three hundred differ
+    own = Fingerprints(np.zeros((300, 61)), composition, ("",) * 300)
+    scaler = CompositionScaler.fit(own)
+    assert scaler.deviation[7] == 1.0
+    assert scaler.deviation[8] == pytest.approx(composition[:, 8].std())
+    other = composition[:1].copy()
+    other[0, 7] = 3.0
+    assert np.abs(scaler.transform(other)[0, 7]) == pytest.approx(3.0, abs=1e-6)
+
+
 def test_scaler_standardises_and_fills():
     generator = np.random.default_rng(3)
     composition = generator.normal(7.0, 3.0, (50, 132))

@@ -116,6 +116,22 @@ def test_predictions_are_sums_of_each_text(module):
     assert module.num_outputs == found.shape[1]
 
 
+def test_decided_tokens_are_summed_beside_all(module):
+    given = batch()
+    marked = torch.zeros_like(given["crystal_text.labels"], dtype=torch.bool)
+    marked[0, 2:4] = marked[0, 6] = True
+    marked[0, 0] = True  # no loss is taken of a text's first token
+    with torch.no_grad():
+        found = module.predict_step(given | {"crystal_text.decided": marked})["prediction"]
+        plain = module.predict_step(given)["prediction"]
+        first, second = (alone(module.network.model, text) for text in TEXTS[:2])
+    assert torch.equal(found[:, :2], plain[:, :2])
+    assert plain[:, 2:].abs().sum() == 0
+    assert found[:, 3].tolist() == [2, 1, 0]
+    expected = torch.stack([first[1:3].sum(), second[1], torch.zeros(())])
+    torch.testing.assert_close(found[:, 2].float(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_checkpoint_leaves_out_what_is_frozen(module):
     model = module.network.model
     model.requires_grad_(requires_grad=False)

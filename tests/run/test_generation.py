@@ -317,14 +317,15 @@ def test_a_formula_is_kept(config, tmp_path):
 
 def test_atoms_keep_the_distance_that_is_asked_for(config, tmp_path):
     generate(config("n=8", "elements=[Na]"), tmp_path / "any")
-    generate(config("n=8", "elements=[Na]", "min_distance=3"), tmp_path / "apart")
+    generate(config("n=8", "elements=[Na]", "min_distance=30.0"), tmp_path / "apart")
     before, found = rows(tmp_path / "any"), rows(tmp_path / "apart")
     assert [row["text"] for row in before] != [row["text"] for row in found]
     assert report(tmp_path / "any")["sampling"]["constraint"]["min_distance"] is None
-    assert report(tmp_path / "apart")["sampling"]["constraint"]["min_distance"] == 3.0
-    assert json.loads((tmp_path / "apart" / "request.json").read_text())["constraint"]["min_distance"] == 3.0
-    with pytest.raises(UserError, match=r"constraint\.min_distance: 3\.0 then, 2\.0 now"):
-        generate(config("n=9", "elements=[Na]", "min_distance=2", f"resume={tmp_path / 'apart'}"), tmp_path / "apart")
+    assert report(tmp_path / "apart")["sampling"]["constraint"]["min_distance"] == 30.0
+    assert json.loads((tmp_path / "apart" / "request.json").read_text())["constraint"]["min_distance"] == 30.0
+    other = config("n=9", "elements=[Na]", "min_distance=20.0", f"resume={tmp_path / 'apart'}")
+    with pytest.raises(UserError, match=r"constraint\.min_distance: 30\.0 then, 20\.0 now"):
+        generate(other, tmp_path / "apart")
 
 
 def test_without_a_constraint_the_model_writes_what_it_will(config, tmp_path):

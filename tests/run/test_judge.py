@@ -181,6 +181,23 @@ def test_stability_against_a_file_of_entries(overrides, tmp_path, fake_relaxatio
     assert (tmp_path / "run" / "figures" / "energy_above_hull.png").is_file()
 
 
+def test_atoms_that_fall_on_one_another_count_as_a_failed_relaxation(overrides, tmp_path, monkeypatch):
+    """A calculator without a repulsion at short distances holds them for far below the hull."""
+    collapsed = make_crystal(np.eye(3) * 4, [11, 17], [[0.0, 0.0, 0.0], [0.05, 0.0, 0.0]])
+    monkeypatch.setattr(
+        stability,
+        "relax_crystals",
+        lambda crystals, cache, settings, *, progress=None: [
+            Relaxed(collapsed, -60.0, -1.0, 7, converged=True) for _ in crystals
+        ],
+    )
+    asked = [*overrides, "stability=true", f"relaxation.hull={hull_file(tmp_path)}"]
+    evaluate(check_config("evaluate", asked), tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "report.json").read_text())["stability"]
+    assert found["relaxed"]["count"] == found["stable"]["count"] == found["implausible"]["count"] == 0
+    assert found["failures"]["atoms nearer than 0.5 angstrom after the relaxation"] == 3
+
+
 def test_hull_of_the_reference_holds_every_part_and_lacks_what_is_no_element(
     overrides, tmp_path, fake_relaxation, monkeypatch
 ):

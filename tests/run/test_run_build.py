@@ -35,6 +35,7 @@ def test_runtime_arguments_reach_only_the_classes_that_take_them() -> None:
         "jarvis.Jarvis",
         "cdvae.Perov5",
         "cdvae.Carbon24",
+        "twodmd.TwoDMD",
     ],
 )
 def test_every_data_set_gets_the_store_and_the_seed(tmp_path: Path, target: str) -> None:

@@ -32,7 +32,7 @@ class GraphArrays:
         num_atoms: (K,) atoms of each crystal.
         num_edges: (K,) directed edges of each crystal.
         num_triplets: (K,) edges of each crystal's line graph.
-        atomic_numbers: (A,) uint8.
+        atomic_numbers: (A,) unsigned.
         source: (E,) unsigned, atom within its crystal at which the edge starts.
         target: (E,) unsigned, atom within its crystal to an image of which it leads; ascending within a crystal.
         image: (E, 3) signed, cell of the target's image in lattice vectors.
@@ -42,7 +42,7 @@ class GraphArrays:
     num_atoms: NDArray[np.int64]
     num_edges: NDArray[np.int64]
     num_triplets: NDArray[np.int64]
-    atomic_numbers: NDArray[np.uint8]
+    atomic_numbers: NDArray[np.unsignedinteger[Any]]
     source: NDArray[np.unsignedinteger[Any]]
     target: NDArray[np.unsignedinteger[Any]]
     image: NDArray[np.signedinteger[Any]]
@@ -95,7 +95,7 @@ def _build_batch(crystals: Sequence[Crystal], settings: GraphSettings) -> GraphA
         num_atoms=num_atoms,
         num_edges=num_edges,
         num_triplets=np.add.reduceat(settings.num_triplets(graph), first_atoms),
-        atomic_numbers=np.concatenate([crystal.atomic_numbers for crystal in crystals]).astype(np.uint8),
+        atomic_numbers=_smallest(np.concatenate([crystal.atomic_numbers for crystal in crystals]), "u"),
         source=_smallest(graph.source - offsets, "u"),
         target=_smallest(graph.target - offsets, "u"),
         image=_smallest(graph.image, "i"),

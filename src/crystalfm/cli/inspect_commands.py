@@ -23,7 +23,7 @@ _CONFIG_COMMANDS = ("check", "keys")
 _CONFIG_HELP = """crystalfm config check [COMMAND] [-m] [overrides]   check a configuration without running it
 crystalfm config keys [COMMAND]                     every key with its type and default
 
-COMMAND is train (default), evaluate, predict, export, generate or bench."""
+COMMAND is train (default), evaluate, predict, export, generate, bench, defects_enumerate or defects_random."""
 _OUTPUT_WIDTH = 140
 
 

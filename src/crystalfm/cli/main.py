@@ -18,9 +18,12 @@ Commands
   predict ckpt=RUN input=X predict molecules                      (python -m crystalfm.predict)
   generate ckpt=RUN ...    sample new materials                   (python generate.py)
   export ckpt=RUN out=DIR  write a generator as a folder for transformers, peft and vLLM
+  card RUN                 card of a trained predictor: results, use, limits, licences
   fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
+  compare RUN RUN ...      errors of finished runs on the same rows, and whether they differ by more than noise
   bench [overrides]        rows/s, tokens/s, memory and waiting time of a training, in one process and in several
   describe data=NAME ...   make the descriptions of a data set's crystals ahead of a training
+  defects enumerate|random host=NAME rules=[...]   configurations of point defects in a two-dimensional host
   data check PATH ...      what a table of your own would reject, before training
   config check [overrides] check a configuration without running it
   config keys [COMMAND]    every key with its type and default
@@ -112,6 +115,24 @@ def _export(rest: list[str]) -> int:
     return export_command(rest)
 
 
+def _defects(rest: list[str]) -> int:
+    from crystalfm.cli.defects_command import defects_command
+
+    return defects_command(rest)
+
+
+def _compare(rest: list[str]) -> int:
+    from crystalfm.cli.compare_command import compare_command
+
+    return compare_command(rest)
+
+
+def _card(rest: list[str]) -> int:
+    from crystalfm.cli.card_command import card_command
+
+    return card_command(rest)
+
+
 def _config(rest: list[str]) -> int:
     from crystalfm.cli.inspect_commands import config_command
 
@@ -127,6 +148,9 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": _export,
     "fetch": _fetch,
     "describe": _describe,
+    "defects": _defects,
     "data": _data,
+    "compare": _compare,
+    "card": _card,
     "config": _config,
 }

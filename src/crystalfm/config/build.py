@@ -92,6 +92,17 @@ def usable_modalities(
     ]
 
 
+def automatic_modalities(
+    model: DictConfig | Mapping[str, Any], encoders: DictConfig | Mapping[str, Any], spec: DataSpec
+) -> list[str]:
+    """Return what ``modalities=auto`` means: all usable ones; of a model that takes one, the first of its own list."""
+    usable = usable_modalities(model, encoders, spec)
+    needs = requirements_of(model)
+    if needs.max_modalities != 1:
+        return usable
+    return [name for name in needs.modalities if name in usable][:1]
+
+
 def _not_frozen(needs: Requirements, encoders: Mapping[str, Any]) -> list[str]:
     """Return the modalities that the model takes from a frozen encoder only, while theirs is to be trained."""
     return [name for name in needs.frozen if encoders.get(name) and not encoders[name].get("frozen")]
@@ -100,12 +111,15 @@ def _not_frozen(needs: Requirements, encoders: Mapping[str, Any]) -> list[str]:
 def resolve_modalities(cfg: DictConfig | Mapping[str, Any], spec: DataSpec) -> list[str]:
     """Return the modalities of a run: those asked for, or for ``auto`` all that data, model and encoders share.
 
+    Of a model that takes one modality it is the first of the model's own list.
+
     Raises:
         UserError: the modalities asked for do not fit the data set, the model or the encoders.
     """
     asked = cfg["modalities"]
     usable = usable_modalities(cfg["model"], cfg["encoders"], spec)
-    chosen = usable if asked == "auto" else [str(name) for name in asked]
+    automatic = automatic_modalities(cfg["model"], cfg["encoders"], spec)
+    chosen = automatic if asked == "auto" else [str(name) for name in asked]
     problems = modality_problems(cfg, spec, chosen)
     if problems:
         raise UserError(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """Module of each logger; the extra has its name too."""
 
+_MODELS = {"catboost": ("catboost", "defects")}
+"""Module of each model that needs one of its own, and the extra that brings it."""
+
 _PLUGINS = {
     "hydra_plugins.hydra_joblib_launcher": "sweep",
     "hydra_plugins.hydra_optuna_sweeper": "optuna",
@@ -64,9 +67,20 @@ def missing_describer(data: Mapping[str, Any]) -> Iterator[Problem]:
 
     generator = GENERATORS.get(str(name))
     missing = [] if generator is None else [module for module in generator.packages if not is_installed(module)]
-    if missing:
+    if generator is not None and missing:
         what = f"{name}: {', '.join(missing)} is not installed"
-        yield Problem("data.description", what, install_command("describe"))
+        yield Problem("data.description", what, generator.how_to_install)
+
+
+def missing_packages(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each model of the tree, its baselines included, whose package is not installed."""
+    model, baselines = tree.get("model"), tree.get("baselines")
+    named = [("model", model.get("name"))] if isinstance(model, dict) else []
+    named += [("baselines", name) for name in baselines] if isinstance(baselines, list) else []
+    for key, name in named:
+        module, extra = _MODELS.get(str(name), ("", ""))
+        if module and not is_installed(module):
+            yield Problem(key, f"{name}: the package {module} is not installed", install_command(extra))
 
 
 def missing_plugins(hydra_node: Any) -> Iterator[Problem]:

@@ -11,12 +11,13 @@ from crystalfm.assets.registry import ASSETS
 from crystalfm.config import devices
 from crystalfm.config.bench import bench_problems
 from crystalfm.config.build import (
+    automatic_modalities,
     data_spec,
     modality_problems,
     requirements_of,
     usable_modalities,
 )
-from crystalfm.config.extras import missing_describer, missing_loggers
+from crystalfm.config.extras import missing_describer, missing_loggers, missing_packages
 from crystalfm.config.generating import generating_problems
 from crystalfm.config.judging import judging_problems
 from crystalfm.config.problems import Problem, nearest, suggestion
@@ -50,6 +51,7 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
             problems += _settings(key, settings, tree[key])
     if task in {"train", "bench"}:
         problems += _baselines(tree, catalog)
+        problems += missing_packages(tree)
         problems += _encoders(tree, catalog, broken)
         problems += _heads(tree)
         problems += _pretrained(tree, broken)
@@ -255,7 +257,8 @@ def _modalities(tree: Tree, spec: DataSpec, catalog: Catalog) -> Iterator[Proble
         yield Problem("modalities", f"unknown modality '{name}'", suggestion(name, MODALITIES, label="modalities"))
     if unknown:
         return
-    chosen = usable if asked == "auto" else list(asked)
+    automatic = automatic_modalities(tree["model"], tree["encoders"], spec)
+    chosen = automatic if asked == "auto" else list(asked)
     found = modality_problems(tree, spec, chosen)
     if found:
         remedies = [f"modalities that fit: {', '.join(usable)}"] if usable else _fitting_data(tree, catalog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crystalfm.config.extras import install_command, is_installed
@@ -18,7 +19,8 @@ class GenerateSettings:
 
     Attributes:
         name: name of the run's folder.
-        ckpt: run folder, checkpoint file or exported folder of a model that writes crystals.
+        ckpt: run folder, checkpoint file or exported folder of a model that writes crystals or defects; ``None`` for
+            the newest run on ``data``.
         n: samples to write.
         seed: seed of the sampling.
         resume: folder of a generation to go on with.
@@ -32,12 +34,19 @@ class GenerateSettings:
         max_new_tokens: most tokens of a sample.
         batch_size: samples written at the same time.
         engine: what runs the model.
-        pictures: crystals in the picture; 0 for none.
+        rules: names of what may be done to the host's sites (``v_S``); ``None`` for those of the training data.
+        size: unit cells of the host's supercell along its three vectors; ``None`` for the usual size of the data.
+        min_defects: fewest defects of a supercell.
+        max_defects: most defects of a supercell.
+        surrogate: runs of predictors that say which properties defects have; ``None`` for none.
+        tolerance: largest error of a hit, in the properties' unit.
+        top: how many of the best configurations a search is also judged by.
+        pictures: crystals or configurations in the picture; 0 for none.
         progress_bar: show progress.
     """
 
     name: str
-    ckpt: str
+    ckpt: str | None = None
     n: int = 64
     seed: int = 42
     resume: str | None = None
@@ -51,13 +60,22 @@ class GenerateSettings:
     max_new_tokens: int = 512
     batch_size: int = 64
     engine: Literal["transformers", "vllm"] = "transformers"
+    rules: list[str] | None = None
+    size: list[int] | None = None
+    min_defects: int = 1
+    max_defects: int = 3
+    surrogate: str | list[str] | None = None
+    tolerance: float = 0.05
+    top: int = 10
     pictures: int = 8
     progress_bar: bool = True
 
 
 @dataclass(frozen=True)
 class ConditionSettings:
-    """What is asked of a crystal; ``None`` for nothing.
+    """What is asked of a crystal, or of a host with defects; ``None`` for nothing.
+
+    Lists are values that the samples are asked for in turn.
 
     Attributes:
         formula: chemical formula; any whole multiple of it may be the cell's.
@@ -65,6 +83,16 @@ class ConditionSettings:
         formation_energy_per_atom: eV.
         band_gap: eV.
         e_above_hull: energy above the convex hull in eV per atom.
+        host: name of the host of the defects.
+        formation_energy_per_site: energy of formation of the defects by their number, eV.
+        formation_energy: energy of formation of all defects of the supercell, eV.
+        energy_per_atom: total energy in eV per atom.
+        energy: total energy of the supercell, eV.
+        fermi_level: eV.
+        homo: highest occupied level, eV.
+        lumo: lowest unoccupied level, eV.
+        homo_lumo_gap: gap between the two, eV.
+        total_mag: magnetic moment of the supercell in Bohr magnetons.
     """
 
     formula: str | None = None
@@ -72,6 +100,16 @@ class ConditionSettings:
     formation_energy_per_atom: float | None = None
     band_gap: float | None = None
     e_above_hull: float | None = None
+    host: str | None = None
+    formation_energy_per_site: float | list[float] | None = None
+    formation_energy: float | list[float] | None = None
+    energy_per_atom: float | list[float] | None = None
+    energy: float | list[float] | None = None
+    fermi_level: float | list[float] | None = None
+    homo: float | list[float] | None = None
+    lumo: float | list[float] | None = None
+    homo_lumo_gap: float | list[float] | None = None
+    total_mag: float | list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,19 +136,39 @@ def generating_problems(tree: Mapping[str, Any], broken: set[str]) -> Iterator[P
     if broken or not isinstance(condition, dict) or not isinstance(infill, dict):
         return
     asked = [name for name, value in condition.items() if value is not None]
+    if tree["ckpt"] is None and tree["data"] is None:
+        remedy = "ckpt=RUN, or data=2dmd for the newest run on that data set"
+        yield Problem("ckpt", "a model is needed here", remedy)
     yield from _infill_problems(infill, asked)
+    yield from _defect_problems(tree)
     if tree["constraint"] == "formula" and "formula" not in asked:
         yield Problem("constraint", "no formula is asked for", "add condition.formula=..., or constraint=parse")
     if tree["constraint"] == "none" and tree["elements"] is not None:
         yield Problem("elements", "without a constraint any element may be written", "constraint=parse")
     if tree["min_distance"] is not None:
         yield from _distance_problems(tree)
-    needed = ["smact", *(["spglib"] if "spacegroup" in asked else [])]
+    of_defects = tree["data"] is not None or bool(_DEFECT_KEYS & {*asked, *(key for key in tree if tree[key])})
+    needed = ["spglib"] if of_defects else ["smact", *(["spglib"] if "spacegroup" in asked else [])]
     if missing := [name for name in needed if not is_installed(name)]:
         yield Problem("ckpt", f"judging what is written needs {', '.join(missing)}", install_command("generate"))
     if tree["engine"] == "vllm" and not is_installed("vllm"):
         remedy = "on a machine with a GPU: pip install 'vllm>=0.12', or engine=transformers"
         yield Problem("engine", "vllm is not installed", remedy)
+
+
+_DEFECT_KEYS = frozenset({"rules", "size", "surrogate", "host", "homo_lumo_gap", "formation_energy_per_site"})
+"""Keys that only a design of defects has, as far as they tell it before the model is read."""
+
+
+def _defect_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    if tree["min_defects"] > tree["max_defects"]:
+        few, most = tree["min_defects"], tree["max_defects"]
+        yield Problem("min_defects", f"{few} is more than max_defects={most}", f"min_defects={most} or less")
+    if tree["surrogate"] is not None:
+        runs = [tree["surrogate"]] if isinstance(tree["surrogate"], str) else tree["surrogate"]
+        for run in runs:
+            if not Path(run).expanduser().exists():
+                yield Problem("surrogate", f"{run}: no such file or folder", "give the run folder of a predictor")
 
 
 def _distance_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:

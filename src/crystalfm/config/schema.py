@@ -147,6 +147,7 @@ class TrainSettings:
         baselines: models fitted on the same rows at the end.
         ckpt: run folder or file to go on from, or ``auto``.
         max_rejected_fraction: share of unusable rows above which the run stops.
+        answer: how ``model=crystal_llm`` writes defects: the changed sites, or every site again.
     """
 
     name: str
@@ -158,6 +159,7 @@ class TrainSettings:
     baselines: list[str] = field(default_factory=list)
     ckpt: str | None = None
     max_rejected_fraction: float = 0.01
+    answer: Literal["edits", "full"] = "edits"
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,8 @@ class EvaluateSettings:
         ipt_crystals: crystals whose increase in perplexity under translations is measured; 0 for none.
         match_crystals: crystals that a generator is asked for by their formula; 0 for none.
         predictor: run of a predictor of the property that samples were asked for.
+        explain: what to explain of a predictor.
+        explain_rows: rows whose texts are taken apart, drawn at random; ``None`` for all.
         max_rejected_fraction: share of unusable rows above which the evaluation stops.
     """
 
@@ -205,6 +209,8 @@ class EvaluateSettings:
     ipt_crystals: int = 100
     match_crystals: int = 0
     predictor: str | None = None
+    explain: Literal["erasure", "words", "modalities", "groups"] | None = None
+    explain_rows: int | None = 100
     max_rejected_fraction: float = 0.01
 
 
@@ -329,11 +335,15 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
             {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
         ),
         EntryPoint("export", f"{_HERE}.ExportSettings", {"paths": _SECTIONS["paths"]}),
+        EntryPoint("defects_enumerate", "crystalfm.config.defects.EnumerateSettings", {}),
+        EntryPoint("defects_random", "crystalfm.config.defects.RandomSettings", {}),
         EntryPoint(
             "generate",
             f"{_GENERATING}.GenerateSettings",
             {key: _SECTIONS[key] for key in ("trainer", "paths")}
             | {"condition": f"{_GENERATING}.ConditionSettings", "infill": f"{_GENERATING}.InfillSettings"},
+            targets=("data",),
+            optional=("data",),
         ),
     )
 }
@@ -431,14 +441,14 @@ RANGES: Mapping[str, Bound] = {
             *("early_stopping_patience", "checkpoint_every_n_steps", "save_top_k", "lora_rank"),
             "checkpoint_every_n_epochs",
             *("ensemble", "num_trees", "max_depth", "early_stopping_rounds", "steps", "warmup", "jobs"),
-            *("references", "n", "top_k", "max_atoms", "max_new_tokens"),
+            *("references", "n", "top_k", "max_atoms", "max_new_tokens", "max_defects", "top", "number"),
         ),
         _COUNT,
     ),
     **dict.fromkeys(
         (
             *("radius", "num_workers", "num_sanity_val_steps", "warmup_steps", "patience", "min_lr", "weight_decay"),
-            *("gamma", "min_child_weight", "num_trials", "temperature", "pictures", "min_distance"),
+            *("gamma", "min_child_weight", "num_trials", "temperature", "pictures", "min_distance", "min_defects"),
         ),
         _NOT_NEGATIVE,
     ),
@@ -447,11 +457,11 @@ RANGES: Mapping[str, Bound] = {
     **dict.fromkeys(
         ("dropout", "modality_dropout", "lora_dropout", "momentum", "test_fraction", "val_fraction"), _RATE
     ),
-    **dict.fromkeys(("subsample", "colsample_bytree", "top_p"), Bound(0, 1, low_open=True)),
+    **dict.fromkeys(("subsample", "colsample_bytree", "top_p", "concentration"), Bound(0, 1, low_open=True)),
     **dict.fromkeys(
         (
             *("lr", "mlp_ratio", "max_minutes", "gradient_clip_val", "val_check_interval", "learning_rate"),
-            *("peak_tflops", "wandb_timeout_seconds", "time_limit_seconds", "max_force", "symprec"),
+            *("peak_tflops", "wandb_timeout_seconds", "time_limit_seconds", "max_force", "symprec", "tolerance"),
         ),
         _POSITIVE,
     ),

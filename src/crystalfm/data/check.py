@@ -158,7 +158,7 @@ def check_table(
 def _crystal_report(path: Path, targets: Sequence[str] | None, id_column: str | None) -> CheckReport:
     found = read_crystals(path, targets, id_column)
     names = [spec.name for spec in found.table.target_specs]
-    settings = ["model=alignn", "data=folder", f"data.path={_override_value(str(path))}"]
+    settings = ["model=alignn", f"data={found.data}", f"data.path={_override_value(str(path))}"]
     settings.append(f"data.targets=[{','.join(map(_override_value, names))}]")
     settings += [f"data.id_column={_override_value(id_column)}"] if id_column is not None else []
     return CheckReport(

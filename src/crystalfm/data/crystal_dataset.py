@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class CrystalSettings(SharedSettings, total=False):
     """Settings that every data set of crystals takes and hands on to ``CrystalDataset``."""
 
-    description: Literal["robocrys", "chemnlp"] | None
+    description: Literal["robocrys", "chemnlp", "slices"] | None
 
 
 class CrystalDataset(Dataset):
@@ -38,7 +38,7 @@ class CrystalDataset(Dataset):
         targets: list[str] | None,
         batch_size: int,
         eval_batch_size: int,
-        description: Literal["robocrys", "chemnlp"] | None = None,
+        description: Literal["robocrys", "chemnlp", "slices"] | None = None,
         **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__(targets=targets, batch_size=batch_size, eval_batch_size=eval_batch_size, **shared)

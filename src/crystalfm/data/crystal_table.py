@@ -92,9 +92,13 @@ def crystal_table(
 
 
 def parse_crystals(
-    rows: Iterable[RawCrystal], names: Sequence[str], read: Callable[[Any], Crystal], title: str
+    rows: Iterable[RawCrystal],
+    names: Sequence[str],
+    read: Callable[[Any], Crystal],
+    title: str,
+    key_of: Callable[[Crystal], str | None] = group_key,
 ) -> pa.Table:
-    """Read every row; see ``crystal_table``."""
+    """Read every row; see ``crystal_table``. ``key_of`` returns equal keys for copies of a crystal."""
     import pyarrow as pa
 
     texts: dict[str, list[str | None]] = defaultdict(list)
@@ -105,7 +109,7 @@ def parse_crystals(
         structure = key = reason = value = None
         try:
             crystal = read(row.source)
-            structure, key = crystal.to_json(), group_key(crystal)
+            structure, key = crystal.to_json(), key_of(crystal)
         except CrystalError as error:
             reason, value = error.reason, error.value
         unreadable = []

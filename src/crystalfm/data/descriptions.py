@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from crystalfm.chem import chemnlp_text, robocrys_text
+from crystalfm.chem import chemnlp_text, robocrys_text, slices_text
 from crystalfm.chem.description_process import Call, DescriberProcess, Outcome
 from crystalfm.contracts import UserError
 from crystalfm.data.description_cache import DescriptionCache, digest_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-DescriptionName = Literal["robocrys", "chemnlp"]
+DescriptionName = Literal["robocrys", "chemnlp", "slices"]
 
 _CHUNK_CRYSTALS = 4
 """Crystals given to a worker at once; few, as the largest come last and take a minute each."""
@@ -73,6 +73,7 @@ class Generator:
         kind: what it makes, in the plural: the name of the folder in the cache.
         setting: key of the configuration that asks for it.
         extra: optional dependencies of this package that bring the packages.
+        remedy: how to get them where no extra brings them, and what else would do.
     """
 
     name: str
@@ -85,11 +86,17 @@ class Generator:
     kind: str = "descriptions"
     setting: str = "data.description"
     extra: str = "describe"
+    remedy: str = ""
 
     @property
     def call(self) -> Call:
         """What a describing process needs to know."""
         return self.function, dict(self.arguments), self.verb
+
+    @property
+    def how_to_install(self) -> str:
+        """What a message says where a package is missing."""
+        return self.remedy or f"pip install 'crystalfm[{self.extra}]'"
 
     def identity(self) -> dict[str, Any]:
         """Return all that determines a text besides the crystal.
@@ -111,7 +118,7 @@ class Generator:
         if missing:
             raise UserError(
                 f"{self.setting}={self.name}: {', '.join(missing)} is not installed",
-                remedy=f"pip install 'crystalfm[{self.extra}]'",
+                remedy=self.how_to_install,
             )
 
 
@@ -129,6 +136,14 @@ GENERATORS: Mapping[str, Generator] = {
         chemnlp_text.TEXT_VERSION,
         ("jarvis",),
         chemnlp_text.library_versions,
+    ),
+    "slices": Generator(
+        "slices",
+        f"{slices_text.__name__}:describe",
+        slices_text.TEXT_VERSION,
+        slices_text.PACKAGES,
+        slices_text.library_versions,
+        remedy=slices_text.REMEDY,
     ),
 }
 """Every way of describing, by the value of ``data.description``."""

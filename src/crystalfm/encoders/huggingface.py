@@ -219,6 +219,12 @@ class HuggingFaceEncoder(ModalityEncoder):
         """Return where the asset's files lie and how they are to be read."""
         return pretrained.PretrainedSource(self._asset, self._fetch().folder, **self._reading)
 
+    def count_tokens(self, strings: Sequence[str]) -> NDArray[np.int64]:
+        """Return (N,) how many tokens of each string the model sees, its special tokens included."""
+        tokenizer = self.load_tokenizer(pretrained.load_config(self.source()))
+        rows, _ = tokenizer.encode(self.transformed(strings))
+        return np.array([len(row) for row in rows], dtype=np.int64)
+
     def transformed(self, strings: Sequence[str]) -> list[str]:
         """Return the strings as the tokenizer wants them."""
         transform = _TRANSFORMS[self._text_transform]

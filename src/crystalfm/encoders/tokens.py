@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STATE_VERSION = 1
 PAD_TOKEN_ID, UNKNOWN_TOKEN_ID, CLASS_TOKEN_ID = range(3)
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]")
-_TOKENIZERS = {"smiles": tokenize_smiles, "selfies": tokenize_selfies}
+_TOKENIZERS = {"smiles": tokenize_smiles, "selfies": tokenize_selfies, "words": str.split}
 
 
 class TokenTransformerEncoder(ModalityEncoder):
@@ -43,7 +43,7 @@ class TokenTransformerEncoder(ModalityEncoder):
         mlp_ratio: width of a block's hidden layer over ``width``.
         max_length: tokens after which a string is cut; the report counts strings that were.
         pooling: ``mean`` over the tokens, or ``cls`` for a class token in front.
-        tokenizer: grammar of the strings; ``auto`` takes that of the modality.
+        tokenizer: grammar of the strings; ``auto`` takes that of the modality, ``words`` what blanks separate.
         num_random_smiles: further SMILES of each training molecule, of which every epoch draws one (or the one in
             the table); validation, test and prediction read the table's.
 
@@ -62,7 +62,7 @@ class TokenTransformerEncoder(ModalityEncoder):
         mlp_ratio: float = 4.0,
         max_length: int = 128,
         pooling: Literal["cls", "mean"] = "mean",
-        tokenizer: Literal["auto", "smiles", "selfies"] = "auto",
+        tokenizer: Literal["auto", "smiles", "selfies", "words"] = "auto",
         num_random_smiles: int = 0,
     ) -> None:
         super().__init__(modality)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_ATOMS = 20
 
+Task = Literal["generate", "infill", "defects"]
+"""What is asked for: a crystal, the element hidden in one, or the defects of a host."""
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -52,6 +55,11 @@ class Constraint:
             _require_elements(self.elements)
         if self.kind == "formula":
             self._check_formula()
+
+    @property
+    def expected_size(self) -> int:
+        """Measure of the length of a completion, to begin long ones first: the atoms of the formula asked for."""
+        return sum(self.reduced_formula.values())
 
     @property
     def reduced_formula(self) -> dict[str, int]:

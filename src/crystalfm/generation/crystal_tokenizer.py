@@ -14,6 +14,8 @@ from crystalfm.chem.crystals import SYMBOLS
 from crystalfm.generation.prompts import MASK, SENTENCES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from crystalfm.generation.prompts import PromptSettings
 
 PAD_TEXT = "<pad>"
@@ -42,14 +44,23 @@ def build_crystal_tokenizer(settings: PromptSettings) -> Any:
     It is lossless for everything that ``prompts`` and the settings' text format write; any other character is
     ``<unk>``. The hidden element's mark is an ordinary token. The same settings give the same ids.
     """
+    return build_tokenizer(vocabulary(settings), token_pattern(settings))
+
+
+def build_tokenizer(tokens: Sequence[str], pattern: str) -> Any:
+    """Return a fast tokenizer of whole tokens.
+
+    Args:
+        tokens: tokens in the order of their ids, the special ones among them.
+        pattern: regular expression of one token.
+    """
     import transformers
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    tokens = vocabulary(settings)
     backend: Any = Tokenizer(
         models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=UNKNOWN_TEXT)
     )
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(token_pattern(settings)), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     backend.decoder = decoders.Fuse()
     fast_tokenizer: Any = transformers.PreTrainedTokenizerFast
     return fast_tokenizer(

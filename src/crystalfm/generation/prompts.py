@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from crystalfm.chem.formulas import reduced_formula
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from crystalfm.chem.crystals import Crystal
+    from crystalfm.generation.constraints import Task
+    from crystalfm.generation.defects.constraints import AnyConstraint
 
 PROMPT_VERSION = 1
 
@@ -133,14 +135,16 @@ class Example:
     """A prompt and its answer; the end-of-sequence token is appended by whoever makes tokens of it.
 
     Attributes:
-        task: ``generate`` asks for a crystal, ``infill`` for an element's symbol.
+        task: ``generate`` asks for a crystal, ``infill`` for an element's symbol, ``defects`` for changes of a host.
         prompt: what is asked.
         completion: the answer.
+        constraint: what every answer to the prompt has to fulfil, where decided tokens are told apart from the others.
     """
 
-    task: Literal["generate", "infill"]
+    task: Task
     prompt: str
     completion: str
+    constraint: AnyConstraint | None = None
 
 
 def generation_prompt(conditions: Mapping[str, str | int | float], settings: PromptSettings) -> str:
@@ -226,6 +230,37 @@ def plain_example(crystal: Crystal, settings: PromptSettings) -> Example:
         CrystalTextError: the crystal cannot be written.
     """
     return Example("generate", _generation_prompt({}), settings.text.write(crystal))
+
+
+class CrystalExamples:
+    """A source of examples for ``CrystalTextStore``.
+
+    Args:
+        crystals: (N,) crystals.
+        properties: (N,) what is known of each, by name of the condition.
+        settings: how they are worded, and how examples are drawn.
+    """
+
+    def __init__(
+        self, crystals: Sequence[Crystal], properties: Sequence[Mapping[str, float]], settings: PromptSettings
+    ) -> None:
+        if len(crystals) != len(properties):
+            raise ValueError(f"{len(crystals)} crystals, but properties of {len(properties)}")
+        self._crystals = crystals
+        self._properties = properties
+        self._settings = settings
+
+    def __len__(self) -> int:
+        """Return how many crystals there are."""
+        return len(self._crystals)
+
+    def plain(self, row: int) -> Example:
+        """Return the example without anything random; see ``plain_example``."""
+        return plain_example(self._crystals[row], self._settings)
+
+    def drawn(self, row: int, rng: np.random.Generator) -> Example:
+        """Return a random example; see ``training_example``."""
+        return training_example(self._crystals[row], self._properties[row], self._settings, rng)
 
 
 def _require_version(version: object) -> None:

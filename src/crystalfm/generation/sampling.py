@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from crystalfm.generation.constraints import Task
+    from crystalfm.generation.defects.constraints import AnyConstraint
 
 _LARGEST_SEED = 2**64 - 1
 
@@ -67,14 +70,14 @@ class Request:
     Attributes:
         index: its number, not negative; no two requests of a call have the same one.
         prompt: what the model is asked.
-        task: whether a crystal or an element's symbol is the answer.
+        task: whether a crystal, an element's symbol or the defects of a supercell are the answer.
         constraint: what the answer has to fulfil.
     """
 
     index: int
     prompt: str
-    task: Literal["generate", "infill"] = "generate"
-    constraint: Constraint = field(default_factory=Constraint)
+    task: Task = "generate"
+    constraint: AnyConstraint = field(default_factory=Constraint)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ class CrystalPieces:
     end: int
 
 
-class _SeamError(ValueError):
-    """The tokenizer joins a piece with its neighbours."""
+class SeamError(ValueError):
+    """A tokenizer joins a piece with its neighbours."""
 
 
 def crystal_pieces(tokenizer: Any, text_format: CrystalTextFormat) -> CrystalPieces:
@@ -104,7 +104,7 @@ def crystal_pieces(tokenizer: Any, text_format: CrystalTextFormat) -> CrystalPie
     lengths, angles = " ".join([length] * 3), " ".join([angle] * 3)
     before_site = f"{lengths}\n{angles}"
     rest = f"\n{coord} {coord} {coord}\nCl\n{coord} {coord} {coord}"
-    cutter = _Cutter(tokenizer)
+    cutter = Cutter(tokenizer)
     try:
         return CrystalPieces(
             lengths=tuple(
@@ -124,25 +124,34 @@ def crystal_pieces(tokenizer: Any, text_format: CrystalTextFormat) -> CrystalPie
                 for before, separator, after in _places(lengths, "\n", angle)
             ),
             element=cutter.piece(before_site, [f"\n{symbol}" for symbol in SYMBOLS], rest),
-            coords=_three(
-                cutter.number(
-                    before,
-                    separator,
-                    f"{after}\nCl\n{coord} {coord} {coord}",
-                    range(1),
-                    text_format.coord_digits,
-                    whole=True,
-                )
-                for before, separator, after in _places(f"{before_site}\nNa", "\n", coord)
-            ),
+            coords=coordinate_pieces(cutter, f"{before_site}\nNa", text_format.coord_digits),
             answer=cutter.piece("", SYMBOLS, ""),
             end=int(tokenizer.eos_token_id),
         )
-    except _SeamError as error:
+    except SeamError as error:
         raise UserError(
             f"this tokenizer cannot be held to the grammar of crystals: {error}",
             remedy="constraint=none, or a tokenizer that keeps line breaks, spaces and numbers apart",
         ) from error
+
+
+def coordinate_pieces(cutter: Cutter, before: str, digits: int) -> tuple[Piece, Piece, Piece]:
+    """Return the three pieces of the line with a site's coordinates.
+
+    Args:
+        cutter: finds the tokens.
+        before: a text up to a site's element, that included.
+        digits: decimals.
+
+    Raises:
+        SeamError: the tokenizer joins them with their neighbours.
+    """
+    coord = f"0{_decimals(25, digits)}"
+    after = f"\nCl\n{coord} {coord} {coord}"
+    return _three(
+        cutter.number(text, separator, f"{rest}{after}", range(1), digits, whole=True)
+        for text, separator, rest in _places(before, "\n", coord)
+    )
 
 
 def _places(before: str, separator: str, value: str) -> list[tuple[str, str, str]]:
@@ -163,7 +172,7 @@ def _decimals(value: int, digits: int) -> str:
     return f".{value:0{digits}d}"[: digits + 1] if digits else ""
 
 
-class _Cutter:
+class Cutter:
     """Finds the tokens of pieces within texts."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -191,12 +200,12 @@ class _Cutter:
             try:
                 first = self._full(before, written, f"{decimals[1]}{after}")
                 second = self._full(f"{before}{separator}5", decimals, after)
-            except _SeamError:
+            except SeamError:
                 pass
             else:
                 return first, second
         if len(written) * len(decimals) > _LARGEST_TRIE:
-            raise _SeamError(f"it joins the digits around the point of numbers with {digits} decimals")
+            raise SeamError(f"it joins the digits around the point of numbers with {digits} decimals")
         together = {
             value * len(decimals) + small: text + part
             for value, text in written.items()
@@ -209,7 +218,7 @@ class _Cutter:
         piece = self.piece(before, list(texts.values()), after, list(texts))
         missing = [text for value, text in texts.items() if piece.texts[value] is None]
         if missing:
-            raise _SeamError(f"it cannot write {missing[0]!r}")
+            raise SeamError(f"it cannot write {missing[0]!r}")
         return piece
 
     def piece(self, before: str, texts: Sequence[str], after: str, values: Sequence[int] | None = None) -> Piece:
@@ -221,12 +230,12 @@ class _Cutter:
         written: dict[int, str] = {}
         for value, text, ids, longer in zip(values or range(len(texts)), texts, upto, through, strict=True):
             if ids[: len(start)] != start or longer[: len(ids)] != ids or len(ids) == len(start):
-                raise _SeamError(f"{text!r} is not made of tokens of its own")
+                raise SeamError(f"{text!r} is not made of tokens of its own")
             cut = tuple(ids[len(start) :])
             if self.unknown is None or self.unknown not in cut:
                 tokens[value], written[value] = cut, text
         if not tokens:
-            raise _SeamError(f"it cannot write {texts[0]!r}")
+            raise SeamError(f"it cannot write {texts[0]!r}")
         count = max(values or range(len(texts))) + 1
         return _piece([written.get(value) for value in range(count)], [tokens.get(value, ()) for value in range(count)])
 
@@ -246,6 +255,6 @@ def _piece(texts: Sequence[str | None], tokens: Sequence[tuple[int, ...]]) -> Pi
             node = node.children.setdefault(token, Node())
             node.values |= 1 << value
         if node.value >= 0:
-            raise _SeamError(f"{texts[value]!r} and {texts[node.value]!r} have the same tokens")
+            raise SeamError(f"{texts[value]!r} and {texts[node.value]!r} have the same tokens")
         node.value = value
     return Piece(tuple(texts), root, root.values, max(map(len, tokens)), tuple(tokens))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from crystalfm.contracts import UserError
+from crystalfm.generation.prompts import PromptSettings
+
 if TYPE_CHECKING:
-    from crystalfm.generation.prompts import PromptSettings
+    from crystalfm.generation.wording import AnyPrompts
 
 
 @dataclass(frozen=True)
 class CrystalWriter:
-    """A causal language model that writes crystals.
+    """A causal language model that writes crystals, or the defects of layers.
 
     Prompt and completion are tokenized apart and put one after the other, in training and in sampling alike: no token
     spans the seam, so that what is sampled is what was learned.
@@ -19,12 +22,25 @@ class CrystalWriter:
     Attributes:
         model: causal language model of transformers, in evaluation mode.
         tokenizer: its fast tokenizer, with an end-of-sequence token.
-        prompts: how prompts and crystals are worded.
+        prompts: how prompts and answers are worded.
     """
 
     model: Any
     tokenizer: Any
-    prompts: PromptSettings
+    prompts: AnyPrompts
+
+    @property
+    def crystal_prompts(self) -> PromptSettings:
+        """How prompts and crystals are worded.
+
+        Raises:
+            UserError: the model writes defects.
+        """
+        if not isinstance(self.prompts, PromptSettings):
+            raise UserError(
+                "the model writes defects of layers, not crystals", remedy="give a run trained on crystals (data=mp)"
+            )
+        return self.prompts
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the tokens of a prompt, after the begin-of-sequence token where the tokenizer has one."""

@@ -1,4 +1,4 @@
-"""The crystal generator (Gruver et al., ICLR 2024): a causal language model trained on crystals written as text."""
+"""The generator of crystals (Gruver et al., ICLR 2024) and defects: a causal language model trained on their texts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CrystalLLM(TrainedModule):
         conditions: what prompts may ask for; ``None`` for everything the data know.
         max_conditions: most conditions of a training prompt.
         infill_fraction: share of the examples that ask for a hidden element.
-        translate: move the atoms of a training example together at random.
+        translate: move the atoms of a training example together at random; defects, by a symmetry operation.
         permute: write the atoms of a training example in random order.
         learn: tokens that count for the loss: ``completion`` or ``all``.
         pack_length: tokens of a packed row.
@@ -75,11 +75,13 @@ class CrystalLLM(TrainedModule):
         self.strict_loading = False  # what a checkpoint leaves out is checked below
         self._val = WeightedMean()
         self._test = WeightedMean()
+        self._val_decided = WeightedMean()
+        self._test_decided = WeightedMean()
 
     @property
     def num_outputs(self) -> int:
-        """Two: the summed negative log-likelihood of a text, and how many tokens it is of."""
-        return 2
+        """Four: a text's summed negative log-likelihood and its number of tokens, and both for decided tokens alone."""
+        return 4
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out, which lie in the asset that the checkpoint names."""
@@ -130,37 +132,71 @@ class CrystalLLM(TrainedModule):
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
         """Accumulate the loss."""
-        self._accumulate(self._val, batch)
+        self._accumulate(self._val, self._val_decided, batch)
 
     def test_step(self, batch: dict[str, Tensor]) -> None:
         """Accumulate the loss."""
-        self._accumulate(self._test, batch)
+        self._accumulate(self._test, self._test_decided, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/loss`` and ``val/perplexity`` a token, and step the plateau schedule."""
+        """Log ``val/loss`` and ``val/perplexity`` a token, and step the plateau schedule.
+
+        Where batches say which tokens the grammar leaves a choice about, ``val/decided_loss`` is the mean of those: of
+        an answer that mostly copies, the loss of all tokens says how well it copies.
+        """
+        self._report_decided("val", self._val_decided)
         self.step_plateau(self._report("val", self._val))
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test/loss`` and ``test/perplexity``."""
+        """Log ``test/loss`` and ``test/perplexity``, and ``test/decided_loss`` where validation logs its like."""
+        self._report_decided("test", self._test_decided)
         self._report("test", self._test)
 
     def predict_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``row`` (B,) and ``prediction`` (B, 2): summed negative log-likelihood in nats, and tokens."""
+        """Return ``row`` (B,) and ``prediction`` (B, 4).
+
+        The columns are the summed negative log-likelihood in nats and the number of learned tokens, then both for the
+        decided tokens alone, zero where the batch does not say which these are.
+        """
         losses, segments = self(batch)
-        sums = torch.zeros(len(batch["row"]), 2, dtype=torch.float64, device=losses.device)
-        sums.index_add_(0, segments, torch.stack([losses.double(), torch.ones_like(losses).double()], dim=1))
+        decided = _decided(batch)
+        counted = torch.zeros_like(losses) if decided is None else decided.to(losses)
+        sums = torch.zeros(len(batch["row"]), self.num_outputs, dtype=torch.float64, device=losses.device)
+        parts = [losses, torch.ones_like(losses), losses * counted, counted]
+        sums.index_add_(0, segments, torch.stack([part.double() for part in parts], dim=1))
         return {"row": batch["row"], "prediction": sums}
 
-    def _accumulate(self, metric: WeightedMean, batch: Mapping[str, Tensor]) -> None:
+    def _accumulate(self, metric: WeightedMean, decided_metric: WeightedMean, batch: Mapping[str, Tensor]) -> None:
         losses, _ = self(batch)
-        count = torch.tensor(len(losses), device=losses.device)
-        metric.update(losses.sum() / count.clamp(min=1), count)
+        _add(metric, losses)
+        decided = _decided(batch)
+        _add(decided_metric, losses[:0] if decided is None else losses[decided])
 
     def _report(self, stage: str, metric: WeightedMean) -> Tensor:
         mean_loss: Tensor = metric.compute()
         self.log_dict({f"{stage}/loss": mean_loss.float(), f"{stage}/perplexity": mean_loss.exp().float()})
         metric.reset()
         return mean_loss
+
+    def _report_decided(self, stage: str, metric: WeightedMean) -> None:
+        mean_loss: Tensor = metric.compute()
+        if not bool(mean_loss.isnan()):
+            self.log(f"{stage}/decided_loss", mean_loss.float())
+        metric.reset()
+
+
+def _add(metric: WeightedMean, losses: Tensor) -> None:
+    count = torch.tensor(len(losses), device=losses.device)
+    metric.update(losses.sum() / count.clamp(min=1), count)
+
+
+def _decided(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """Return (K,) bool, which learned tokens were decided; None where the batch does not say."""
+    marked = batch.get(batch_key(_MODALITY, "decided"))
+    if marked is None:
+        return None
+    learned = batch[batch_key(_MODALITY, "labels")][:, 1:] != _IGNORED
+    return marked[:, 1:][learned]
 
 
 class LanguageNetwork(nn.Module):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from crystalfm.metrics.crystals.structures import density, num_elements
@@ -181,13 +182,16 @@ def hull_plot(energies: Sequence[float], num_judged: int, path: Path, *, title: 
         axes.bar(middles, np.histogram(values, bins)[0], width=np.diff(bins), color=colours, edgecolor="white", lw=0.4)
         axes.axvline(0.0, color=GREY, linewidth=1.0)
         axes.axvline(METASTABLE_EV_PER_ATOM, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
+        stable = sum(energy <= 0 for energy in energies)
+        metastable = sum(energy < METASTABLE_EV_PER_ATOM for energy in energies)
         counts = [
-            (f"stable: {sum(energy <= 0 for energy in energies)}", GREEN),
-            (f"below 0.1: {sum(energy < METASTABLE_EV_PER_ATOM for energy in energies)}", ORANGE),
-            (f"with an energy: {len(energies)} of {num_judged}", GREY),
+            (f"stable: {stable} of {num_judged}", GREEN),
+            (f"below {METASTABLE_EV_PER_ATOM:g}: {metastable - stable}", ORANGE),
+            (f"above: {len(energies) - metastable}", VERMILLION),
+            (f"no energy: {num_judged - len(energies)}", "white"),
         ]
-        for number, (text, colour) in enumerate(counts):
-            axes.text(0.98, 0.95 - 0.08 * number, text, transform=axes.transAxes, ha="right", va="top", color=colour)
+        handles = [Patch(color=colour, label=text) for text, colour in counts]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         axes.set_xlabel("energy above the hull, relaxed (eV/atom; ends hold what is beyond)")
         axes.set_ylabel("samples")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

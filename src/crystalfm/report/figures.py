@@ -196,7 +196,9 @@ def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
     return values
 
 
-def _series(rows: Sequence[Mapping[str, float]], key: str, *, average: bool = False) -> tuple[list[float], list[float]]:
+def epoch_series(
+    rows: Sequence[Mapping[str, float]], key: str, *, average: bool = False
+) -> tuple[list[float], list[float]]:
     """Return epochs (counted from 1) and, of ``key`` in each, the last value or the mean of all."""
     by_epoch: dict[float, list[float]] = {}
     for row in rows:
@@ -228,7 +230,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
         ("train/loss", "training", BLUE, "o"),
         ("val/loss", "validation", VERMILLION, "s"),
     ):
-        epochs, values = _series(rows, key, average=key == "train/loss")
+        epochs, values = epoch_series(rows, key, average=key == "train/loss")
         few = len(epochs) <= _MAX_MARKERS
         if epochs:
             axes.plot(
@@ -240,7 +242,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
                 marker=marker if few else "",
                 markersize=3.5,
             )
-    epochs, values = _series(rows, "val/loss")
+    epochs, values = epoch_series(rows, "val/loss")
     if epochs:
         best = int(np.argmin(values))
         axes.plot(
@@ -280,7 +282,7 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, *, title: st
     """
     with rc_context(STYLE):
         rows = _with_epochs(rows)
-        rate_epochs, rates = _series(rows, _rate_key(rows))
+        rate_epochs, rates = epoch_series(rows, _rate_key(rows))
         heights = [3.2, 1.0] if rate_epochs else [1.0]
         figure = Figure(figsize=(5.6, 4.2 if rate_epochs else 3.4), dpi=_DOTS_PER_INCH, layout="constrained")
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights).ravel().tolist()

@@ -12,6 +12,7 @@ from crystalfm.chem.molecules import canonicalize
 from crystalfm.config.location import conf_folder
 from crystalfm.contracts import DataSpec, TargetSpec
 from crystalfm.data.records import RecordTable, Rejection, group_numbers, represent
+from crystalfm.encoders.defect_states import KnownDefects
 from crystalfm.run.crystal_inputs import crystal_fields, need_structures
 from crystalfm.run.inputs import crystals_of, molecules_of
 from crystalfm.run.prepare import only_test
@@ -164,7 +165,8 @@ class Predictor:
     def read(self, inputs: Inputs) -> ReadInputs:
         """Make a table of the inputs and the values of every modality; bad rows become rejections."""
         if self.takes_crystals:
-            table = crystal_table_of(inputs, self.targets, self._saved.model.modalities, self._saved.cfg)
+            known = KnownDefects.of_encoders(self._saved.model.encoder_states)
+            table = crystal_table_of(inputs, self.targets, self._saved.model.modalities, self._saved.cfg, known)
         else:
             table = molecule_table_of(inputs, self.targets, self.modalities)
         table, values = represent(table, self.modalities)
@@ -238,11 +240,18 @@ def molecule_table_of(inputs: Inputs, targets: Sequence[TargetSpec], modalities:
 
 
 def crystal_table_of(
-    inputs: Inputs, targets: Sequence[TargetSpec], modalities: Sequence[str], cfg: DictConfig
+    inputs: Inputs,
+    targets: Sequence[TargetSpec],
+    modalities: Sequence[str],
+    cfg: DictConfig,
+    known: KnownDefects | None = None,
 ) -> RecordTable:
-    """Make records of crystals under their row numbers as ids; what is no crystal becomes a rejection."""
+    """Make records of crystals under their row numbers as ids; what is no crystal becomes a rejection.
+
+    Of a model that looks at defects, ``known`` holds its hosts and rules: what has others is rejected, too.
+    """
     structures = inputs.fields["structure"]
-    fields, problems = crystal_fields(structures, inputs.fields.get("description"), modalities, cfg)
+    fields, problems = crystal_fields(structures, inputs.fields.get("description"), modalities, cfg, known)
     faulty = {problem.row for problem in inputs.problems}
     more = [problem for problem in problems if problem.row not in faulty]
     return _records(inputs.ids, fields, targets, structures).without([*inputs.problems, *more])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from crystalfm.run.folder import RunFolder
     from crystalfm.run.prepare import PreparedData
 
-BASELINE_MODALITIES = {"smiles": "fingerprint", "structure": "composition"}
+BASELINE_MODALITIES = {"smiles": "fingerprint", "defects": "defects", "structure": "composition"}
 """What baselines look at, by the raw field that records have: the strongest cheap view of a molecule, of a crystal."""
 
 
@@ -130,8 +130,8 @@ def score_baselines(
 ) -> list[ModelScores]:
     """Fit the models of ``cfg.baselines`` on the same training rows and score them on the same ``rows``.
 
-    Each baseline has its own default settings and looks at the fingerprint of a molecule or the composition of a
-    crystal; where the records are neither, at the run's own features.
+    Each baseline has its own default settings and looks at the fingerprint of a molecule, the defects of a layer or the
+    composition of a crystal; where the records are none of these, at the run's own features.
     """
     if not cfg.baselines:
         return []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalfm.chem.crystals import CrystalError
+from crystalfm.chem.crystals import Crystal, CrystalError
 from crystalfm.chem.molecules import RowProblem
 from crystalfm.contracts import MODALITIES, UserError
 from crystalfm.data.crystal_folder import LIST_FILE, read_crystal, structure_rows
+from crystalfm.encoders.defect_states import KnownDefects
 from crystalfm.run.build import construct
 from crystalfm.run.descriptions import asks_for_descriptions, description_column
 
@@ -25,7 +26,7 @@ def need_structures(modalities: Sequence[str], cfg: DictConfig) -> bool:
     """
     if not modalities:
         return "structure" in construct(cfg.data).spec().fields
-    direct = any(MODALITIES[name].source_field == "structure" for name in modalities)
+    direct = any(MODALITIES[name].source_field in {"structure", "defects"} for name in modalities)
     return direct or asks_for_descriptions(cfg, modalities)
 
 
@@ -34,6 +35,7 @@ def crystal_fields(
     descriptions: Sequence[str | None] | None,
     modalities: Sequence[str],
     cfg: DictConfig,
+    known: KnownDefects | None = None,
 ) -> tuple[dict[str, list[str | None]], list[RowProblem]]:
     """Return the fields of a table of crystals to predict, and the rows for which a field cannot be made.
 
@@ -42,6 +44,7 @@ def crystal_fields(
         descriptions: texts given with them; ``None`` where no row has one.
         modalities: modalities of the model.
         cfg: configuration of the model, with ``data`` and ``paths``.
+        known: hosts and rules of a model that looks at defects.
     """
     texts: list[str | None] = [None] * len(structures) if descriptions is None else list(descriptions)
     problems: list[RowProblem] = []
@@ -49,7 +52,25 @@ def crystal_fields(
         undescribed = [one if text is None else None for one, text in zip(structures, texts, strict=True)]
         made, problems = description_column(cfg, undescribed)
         texts = [given or own for given, own in zip(texts, made, strict=True)]
-    return {"structure": list(structures), "description": texts}, problems
+    fields = {"structure": list(structures), "description": texts}
+    if any(MODALITIES[name].source_field == "defects" for name in modalities):
+        fields["defects"], faulty = _defect_column(structures, known or KnownDefects())
+        rejected = {problem.row for problem in problems}
+        problems = [*problems, *(problem for problem in faulty if problem.row not in rejected)]
+    return fields, problems
+
+
+def _defect_column(structures: Sequence[str | None], known: KnownDefects) -> tuple[list[str | None], list[RowProblem]]:
+    """Return the defects of each structure that is there, and the rows whose host or rules a model does not know."""
+    records: list[str | None] = [None] * len(structures)
+    problems = []
+    for row, structure in enumerate(structures):
+        if structure is not None:
+            try:
+                records[row] = known.record_of(Crystal.from_json(structure)).to_json()
+            except UserError as error:
+                problems.append(RowProblem(row, error.message, ""))
+    return records, problems
 
 
 def read_crystal_inputs(source: str, id_column: str | None) -> tuple[list[str], list[str | None], list[RowProblem]]:

@@ -20,6 +20,7 @@ from crystalfm.report.tables import format_number
 from crystalfm.run.build import asset_store, construct
 from crystalfm.run.checkpoints.resume_point import ResumePoint, ensemble_location, resume_point
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.page import add_page
 from crystalfm.run.parallel.hardware import num_devices
 from crystalfm.run.parallel.stamp import is_child_rank
 from crystalfm.run.prepare import prepare_data
@@ -198,6 +199,7 @@ def _report_mean(work: Work, members: Sequence[Member], started: float) -> dict[
     facts = _facts(work, summaries[0])
     described = {"seeds": [int(member.cfg.seed) for member in members], "mae": errors}
     work.folder.write_summary(build_summary(facts, outcome, results, uncertainty=uncertainty, members=described))
+    add_page(work.folder, work.prepared.table, work.console)
     return final_metrics(results[0], validation)
 
 

@@ -12,6 +12,7 @@ from crystalfm.report.tables import closing_panel, interval_table, results_table
 from crystalfm.run.checkpoints.resume_point import split_hash
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.language.restore import language_checkpoint
+from crystalfm.run.page import add_page
 from crystalfm.run.prepare import ALL, rows_of, use_split_of_run
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.saved import SavedPredictor
@@ -51,6 +52,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     console = run_console()
     language = language_checkpoint(cfg.ckpt)
     if language is not None:
+        if cfg.get("explain") is not None:
+            raise UserError("explain is for models that predict properties, and this one writes", remedy="explain=null")
         from crystalfm.run.language.evaluate import evaluate_language
 
         return evaluate_language(cfg, language, run_dir, console)
@@ -94,8 +97,13 @@ def _evaluate_predictor(cfg: DictConfig, run_dir: Path, console: Console) -> dic
             "intervals": None if held is None else {score.target.name: score.as_dict() for score in held},
         },
     )
+    if cfg.get("explain") is not None:
+        from crystalfm.run.explaining.explain import explain
+
+        metrics |= explain(cfg, saved, prepared.table.select(rows), estimate.values, folder.explanations, console)
     files = write_figures(folder.figures, true, estimate.values, [scores], targets, None, title=title)
     console.print(closing_panel(folder.root, files))
+    add_page(folder, prepared.table, console)
     return metrics
 
 

@@ -13,6 +13,8 @@ import crystalfm
 from crystalfm.assets.registry import ASSETS
 from crystalfm.contracts import UserError
 from crystalfm.encoders.pretrained import quiet
+from crystalfm.generation.defects.prompts import example_prompt
+from crystalfm.generation.prompts import PromptSettings, generation_prompt
 from crystalfm.io.files import fsync_folder, write_json, write_text
 from crystalfm.models.language.adapters import merge_adapters, save_adapters
 from crystalfm.run.build import asset_store
@@ -176,14 +178,15 @@ def card(writer: CrystalWriter, origin: Origin, *, adapter: bool) -> str:
         lines += [f"base_model: {asset.hub.repo}"] if asset.hub is not None else []
     lines += ["tags:", "- materials-science", "- crystal-structure-generation", "---", ""]
     kind = "Low-rank adapters of a language model" if adapter else "A language model"
-    lines += ["# Crystal generator", "", f"{kind} that writes crystals as text, trained on `{origin.data}` with"]
+    written = "crystals" if isinstance(writer.prompts, PromptSettings) else "defects of layers"
+    lines += [f"# Generator of {written}", "", f"{kind} that writes {written} as text, trained on `{origin.data}` with"]
     lines += [f"crystalfm {crystalfm.__version__}.", "", "## Base and licence", "", *_licence(origin)]
     lines += ["", "## Use", "", "```python", *_example(writer, origin, adapter=adapter), "```", ""]
     lines += [
-        "`generate.py ckpt=FOLDER` of crystalfm reads the merged folder and writes only texts that are crystals.",
-        f"The wording of prompts and the format of crystals are in `{WRITER_FILE}`. Prompt and crystal are tokenized",
+        f"`generate.py ckpt=FOLDER` of crystalfm reads the merged folder and writes only texts that are {written}.",
+        f"The wording of prompts and the format of answers are in `{WRITER_FILE}`. Prompt and answer are tokenized",
         "apart, without special tokens, after the begin-of-sequence token where the tokenizer has one; the",
-        "end-of-sequence token ends a crystal.",
+        "end-of-sequence token ends an answer.",
         "",
     ]
     return "\n".join(lines)
@@ -205,8 +208,6 @@ def _licence(origin: Origin) -> list[str]:
 
 
 def _example(writer: CrystalWriter, origin: Origin, *, adapter: bool) -> list[str]:
-    from crystalfm.generation.prompts import generation_prompt
-
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     lines.append('tokenizer = AutoTokenizer.from_pretrained("FOLDER")')
     if adapter:
@@ -216,8 +217,10 @@ def _example(writer: CrystalWriter, origin: Origin, *, adapter: bool) -> list[st
     else:
         lines.append('model = AutoModelForCausalLM.from_pretrained("FOLDER")')
     start = "" if writer.tokenizer.bos_token_id is None else "tokenizer.bos_token + "
+    prompts = writer.prompts
+    prompt = generation_prompt({}, prompts) if isinstance(prompts, PromptSettings) else example_prompt(prompts)
     lines += [
-        f"prompt = {start}{generation_prompt({}, writer.prompts)!r}",
+        f"prompt = {start}{prompt!r}",
         'ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")',
         "written = model.generate(**ids, do_sample=True, max_new_tokens=512)",
         'text = tokenizer.decode(written[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)',

@@ -102,6 +102,16 @@ class RunFolder:
         """Folder of the figures."""
         return self.root / "figures"
 
+    @property
+    def explanations(self) -> Path:
+        """Folder of what ``explain=`` found."""
+        return self.root / "explanations"
+
+    @property
+    def page(self) -> Path:
+        """Page that shows the run, for a browser."""
+        return self.root / "report.html"
+
     def create(self) -> RunFolder:
         """Make the folder and its subfolders; an existing folder is kept."""
         for folder in (self.root, self.checkpoints, self.figures):

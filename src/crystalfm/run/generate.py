@@ -1,9 +1,7 @@
-"""Writing crystals with a trained model: from a configuration to CIF files, a table and a report."""
+"""Writing crystals, or defects of layers, with a trained model: from a configuration to files and a report."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,18 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from crystalfm.assets.progress import RichProgress
+from crystalfm.contracts import UserError
+from crystalfm.generation.defects.prompts import DefectPromptSettings
 from crystalfm.io.files import write_json
 from crystalfm.metrics.crystals.validity import composition_valid
 from crystalfm.report.tables import closing_panel, next_steps, shown_path
 from crystalfm.run.build import asset_store
-from crystalfm.run.folder import RunFolder
-from crystalfm.run.generation.engine import checkpoint_digest, make_engine, sampling_precision
-from crystalfm.run.generation.ledger import Ledger
+from crystalfm.run.designing.design import design_defects
+from crystalfm.run.designing.known import newest_generator
+from crystalfm.run.generation.engine import make_engine
 from crystalfm.run.generation.outputs import CRYSTALS, REPORT, report_of, write_crystals, write_tables
 from crystalfm.run.generation.plan import JudgedSample, Plan, make_plan, sampling_settings
-from crystalfm.run.generation.progress import SamplingProgress
+from crystalfm.run.generation.sampling_loop import write_samples
 from crystalfm.run.language.restore import restore_writer
-from crystalfm.run.setup import resolved_config, seed_everything
+from crystalfm.run.setup import seed_everything
 from crystalfm.run.tracking.console import run_console
 from crystalfm.run.tracking.quiet import quiet_lightning
 
@@ -33,12 +33,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-    from crystalfm.generation.sampling import Engine, Sample
-
 _SALT = ((11, 1), (17, 1))
 _NUM_PROBLEMS = 5
-_KEEP_SECONDS = 10.0
-"""Longest time between two batches that are written to disk, as far as samples come."""
 
 
 def generate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
@@ -49,7 +45,7 @@ def generate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
         run_dir: folder of the results; with ``cfg.resume`` that of the generation to go on with.
 
     Returns:
-        shares of parsed, valid, and valid and different samples.
+        shares of parsed, valid, and valid and different samples; see ``design_defects`` for those of defects.
 
     Raises:
         UserError: something the user can mend.
@@ -57,65 +53,44 @@ def generate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     quiet_lightning()
     seed_everything(cfg)
     console = run_console()
-    composition_valid(_SALT)  # says what is not installed before anything is written
-    settings = sampling_settings(cfg)
+    cfg.ckpt = newest_generator(cfg)
+    sampling_settings(cfg)  # says what is out of range before the model is read
     writer = restore_writer(cfg.ckpt, asset_store(cfg, RichProgress(console)))
-    plan = make_plan(cfg, writer.prompts)
-    sampling = {name: value for name, value in asdict(settings).items() if name != "batch_size"}
-    source = {"sha256": checkpoint_digest(cfg.ckpt)}
-    how = {"engine": str(cfg.engine), "precision": sampling_precision(cfg)}
-    ledger = Ledger(run_dir, plan.identity() | {"checkpoint": source, "sampling": sampling, **how})
-    with ledger.opened(resume=cfg.resume is not None):
-        judged = {index: plan.judge(sample) for index, sample in ledger.samples.items()}
-        missing = ledger.missing(cfg.n)
-        RunFolder(run_dir).write_config(resolved_config(cfg))
-        console.print(_start_lines(cfg, plan, len(judged)))
-        seconds = 0.0
-        if missing:
-            engine = make_engine(cfg, writer, run_dir)
-            seconds = _sample(cfg, plan, engine, ledger, judged, missing, console)
-    samples = [judged[index] for index in sorted(judged)]
-    report = report_of(plan, samples)
-    report["checkpoint"] = {"location": str(cfg.ckpt), **source}
-    report["sampling"] = {**sampling, **how, "batch_size": settings.batch_size, "prompt": plan.prompt}
-    report["sampling"] |= {"task": plan.task, "constraint": plan.identity()["constraint"]}
-    report["speed"] = {
-        "samples": len(missing),
-        "seconds": seconds,
-        "samples_per_second": len(missing) / seconds if seconds else None,
-    }
-    return _conclude(cfg, plan, run_dir, samples, report, console)
+    if isinstance(writer.prompts, DefectPromptSettings):
+        return design_defects(cfg, writer, lambda: make_engine(cfg, writer, run_dir), run_dir, console)
+    _refuse_defect_settings(cfg)
+    composition_valid(_SALT)  # says what is not installed before anything is written
+    plan = make_plan(cfg, writer.crystal_prompts)
+    written = write_samples(
+        cfg,
+        plan,
+        run_dir,
+        console,
+        lambda: make_engine(cfg, writer, run_dir),
+        lambda done: _start_lines(cfg, plan, done),
+    )
+    report = report_of(plan, written.samples)
+    report["checkpoint"] = written.checkpoint
+    report["sampling"] = written.sampling | {"prompt": plan.prompt, "task": plan.task}
+    report["sampling"]["constraint"] = plan.identity()["constraint"]
+    report["speed"] = written.speed
+    return _conclude(cfg, plan, run_dir, written.samples, report, console)
 
 
-def _sample(
-    cfg: DictConfig,
-    plan: Plan,
-    engine: Engine,
-    ledger: Ledger,
-    judged: dict[int, JudgedSample],
-    missing: Sequence[int],
-    console: Console,
-) -> float:
-    """Write what is missing, a batch at a time, and judge it; return the seconds it took."""
-    waiting: list[Sample] = []
-    num_valid = sum(item.validity.valid for item in judged.values())
-    started = kept = time.monotonic()
-    with SamplingProgress(console, cfg.n, len(judged), num_valid, enabled=cfg.progress_bar) as progress:
-        try:
-            for sample in engine.sample(plan.requests(missing), sampling_settings(cfg)):
-                waiting.append(sample)
-                judged[sample.index] = plan.judge(sample)
-                progress.advance(valid=judged[sample.index].validity.valid)
-                if len(waiting) >= cfg.batch_size or time.monotonic() - kept > _KEEP_SECONDS:
-                    ledger.append(waiting)
-                    waiting, kept = [], time.monotonic()
-        finally:
-            # Also after Ctrl-C or an error: what is written is kept.
-            ledger.append(waiting)
-            if len(judged) < cfg.n:
-                hint = f"{len(judged):,} of {cfg.n:,} samples are kept; go on with resume={shown_path(ledger.folder)}"
-                console.print(hint, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return time.monotonic() - started
+def _refuse_defect_settings(cfg: DictConfig) -> None:
+    """Refuse what is not asked of crystals.
+
+    Raises:
+        UserError: names the key.
+    """
+    asked = [key for key in ("rules", "size", "surrogate") if cfg[key] is not None]
+    if cfg.condition.host is not None:
+        asked.append("condition.host")
+    if asked:
+        raise UserError(
+            f"{', '.join(asked)}: {cfg.ckpt} writes crystals, and this is asked of a model of defects",
+            remedy="give a run of model=crystal_llm data=2dmd",
+        )
 
 
 def _conclude(

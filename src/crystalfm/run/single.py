@@ -17,6 +17,7 @@ from crystalfm.run.build import asset_store, construct
 from crystalfm.run.checkpoints.resume_point import ResumePoint, find_resume
 from crystalfm.run.classical import score_baselines
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.page import add_page
 from crystalfm.run.parallel.ranks import local_ranks, quoted
 from crystalfm.run.parallel.stamp import is_child_rank
 from crystalfm.run.prepare import PreparedData, prepare_data
@@ -110,6 +111,7 @@ def fit_and_report(
         results, uncertainty = report(work, Estimate(predicted), member=member)
         outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
         work.folder.write_summary(build_summary(facts, outcome, results, uncertainty=uncertainty))
+        add_page(work.folder, work.prepared.table, work.console if member is None else None)
         metrics = final_metrics(results[0], fitted.validation)
         tracked.log_results(metrics)
     return metrics

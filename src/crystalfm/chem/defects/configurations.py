@@ -137,6 +137,27 @@ def _first_keys(pairs: NDArray[np.int64], permutations: NDArray[np.int64]) -> ND
     return first
 
 
+def multiplicities(configurations: Sequence[Configuration], permutations: NDArray[np.int64]) -> list[int]:
+    """Return how many different configurations are equivalent to each, itself among them.
+
+    The operations are a group, so that this is their number by that of those which leave the configuration as it is.
+
+    Args:
+        configurations: configurations of one supercell.
+        permutations: (G, N) its operations (``symmetry.site_permutations``).
+    """
+    found: list[int] = []
+    for configuration in configurations:
+        if not configuration.defects:
+            found.append(1)
+            continue
+        sites, numbers = np.array(configuration.defects, dtype=np.int64).T
+        keys = np.sort(permutations[:, sites] * _CODES + numbers, axis=1)
+        unmoved = int((keys == sites * _CODES + numbers).all(axis=1).sum())
+        found.append(len(permutations) // unmoved)
+    return found
+
+
 def unique(configurations: Sequence[Configuration], permutations: NDArray[np.int64]) -> list[Configuration]:
     """Return one configuration, the canonical one, of each set of equivalent ones, in the order of first appearance."""
     return list(dict.fromkeys(canonical(configurations, permutations)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,7 +116,7 @@ def random_configuration(
     if count > sum(map(len, free.values())):
         raise UserError(
             f"{count} defects do not fit on the {sum(map(len, free.values()))} sites that the rules name",
-            remedy="fewer defects, or a larger supercell",
+            remedy="fewer defects, more rules, or a larger supercell",
         )
     defects: list[tuple[int, int]] = []
     while len(defects) < count:
@@ -153,8 +154,9 @@ def _require_room(supercell: Supercell, kind: DefectType) -> None:
         needed = sum(rule.removed == symbol for rule in kind)
         sites = len(supercell.sites_of(symbol))
         if needed > sites:
+            edge = ceil(sqrt(needed * supercell.size[0] * supercell.size[1] / sites))
             raise UserError(
                 f"{type_name(kind)} needs {needed} sites of {symbol}, and {supercell.host.name}"
                 f" {list(supercell.size)} has {sites}",
-                remedy="a larger size",
+                remedy=f"size=[{edge},{edge},1] or larger",
             )

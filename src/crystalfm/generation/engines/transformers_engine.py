@@ -18,8 +18,9 @@ import torch
 from crystalfm.contracts import UserError
 from crystalfm.generation.engines.llama import PackedLlama
 from crystalfm.generation.engines.slots import ATTENTION, SlotCache, make_layout, slot_attention
-from crystalfm.generation.grammar import CrystalGrammar, FreeState, PieceState, WritingState
 from crystalfm.generation.sampling import Request, Sample, SamplingSettings, draw, uniform_stream
+from crystalfm.generation.wording import grammar_of
+from crystalfm.generation.writing import FreeState, PieceState, WritingState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -95,7 +96,7 @@ class TransformersEngine:
                 remedy="use a LLaMA-like model, or engine=vllm",
             )
         self.model: Any = _in_precision(model, precision).eval()
-        self.grammar = CrystalGrammar(writer.tokenizer, writer.prompts.text)
+        self.grammar = grammar_of(writer.prompts, writer.tokenizer)
         AttentionInterface.register(ATTENTION, slot_attention)
         self._network = _Network(self.model, self.grammar.alphabet)
 
@@ -291,8 +292,8 @@ def _place(text: _Text, slot: int, prompts: list[list[int]], cache: SlotCache) -
 
 
 def _expected_tokens(text: _Text) -> int:
-    """Return a measure of a completion's length: the atoms of the formula that is asked for."""
-    return sum(text.request.constraint.reduced_formula.values())
+    """Return a measure of a completion's length."""
+    return text.request.constraint.expected_size
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from crystalfm.chem.crystal_text import CrystalTextError
 from crystalfm.chem.crystals import SYMBOLS
 from crystalfm.contracts import UserError
+from crystalfm.generation.constraints import Constraint
 from crystalfm.generation.grammar import CrystalGrammar
+from crystalfm.generation.prompts import PromptSettings
 from crystalfm.generation.sampling import Request, Sample, SamplingSettings
 from crystalfm.generation.writer import prompt_ids
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from crystalfm.chem.crystal_text import CrystalTextFormat
-    from crystalfm.generation.constraints import Constraint
-    from crystalfm.generation.prompts import PromptSettings
+    from crystalfm.generation.constraints import Task
+    from crystalfm.generation.wording import AnyPrompts
 
 DEFAULT_ROUNDS = 10
 _SEED_BYTES = 4
@@ -40,12 +42,15 @@ class VllmEngine:
         dtype: precision as vLLM names it.
 
     Raises:
-        UserError: vLLM is not installed, or the folder is none.
+        UserError: vLLM is not installed, the folder is none, or the model writes defects, whose order no regular
+            expression can keep.
     """
 
     def __init__(
-        self, folder: str | Path, prompts: PromptSettings, *, rounds: int = DEFAULT_ROUNDS, dtype: str = "auto"
+        self, folder: str | Path, prompts: AnyPrompts, *, rounds: int = DEFAULT_ROUNDS, dtype: str = "auto"
     ) -> None:
+        if not isinstance(prompts, PromptSettings):
+            raise UserError("vLLM cannot be held to the grammar of defects", remedy="engine=transformers")
         if not Path(folder).is_dir():
             raise UserError(f"{folder} is no folder with a model", remedy="write one with crystalfm export")
         try:
@@ -78,7 +83,7 @@ class VllmEngine:
         waiting = list(requests)
         if len({request.index for request in waiting}) < len(waiting):
             raise UserError("two requests have the same index", remedy="number the requests")
-        if any(request.constraint.min_distance is not None for request in waiting):
+        if any(_constraint_of(request).min_distance is not None for request in waiting):
             raise UserError("vLLM cannot be held to min_distance", remedy="engine=transformers, or min_distance=null")
         for request in waiting:
             # Refuses what cannot be fulfilled.
@@ -116,9 +121,10 @@ class VllmEngine:
     def _asked(self, request: Request, settings: SamplingSettings, number: int) -> Any:
         """Return vLLM's parameters of a request."""
         structured = None
-        if request.constraint.kind != "none":
+        constraint = _constraint_of(request)
+        if constraint.kind != "none":
             most = self._most_atoms(request, settings)
-            pattern = completion_pattern(request.task, request.constraint, self.prompts.text, most)
+            pattern = completion_pattern(request.task, constraint, self.prompts.text, most)
             structured = self._structured(regex=pattern)
         return self._sampling_params(
             temperature=settings.temperature,
@@ -134,29 +140,35 @@ class VllmEngine:
         """Return the most atoms for which the tokens surely suffice."""
         if request.task == "infill":
             return 1
-        elements = self._grammar.element_values(request.constraint)
+        constraint = _constraint_of(request)
+        elements = self._grammar.element_values(constraint)
         room = (settings.max_new_tokens - 1 - self._grammar.cell_tokens) // self._grammar.site_tokens(elements)
-        return min(request.constraint.max_atoms, room)
+        return min(constraint.max_atoms, room)
 
     def _keeps(self, request: Request, sample: Sample) -> bool:
         """Return whether a completion keeps its constraint."""
-        if request.constraint.kind == "none" or request.task == "infill":
+        constraint = _constraint_of(request)
+        if constraint.kind == "none" or request.task == "infill":
             return True
         try:
             crystal = self.prompts.text.read(sample.text)
         except CrystalTextError:
             return False
-        if request.constraint.kind == "parse":
+        if constraint.kind == "parse":
             return True
-        ratio = request.constraint.reduced_formula
+        ratio = constraint.reduced_formula
         counts = [crystal.atomic_numbers.tolist().count(SYMBOLS.index(name) + 1) for name in ratio]
         units = crystal.num_atoms // sum(ratio.values())
         return counts == [units * count for count in ratio.values()]
 
 
-def completion_pattern(
-    task: Literal["generate", "infill"], constraint: Constraint, text_format: CrystalTextFormat, max_atoms: int
-) -> str:
+def _constraint_of(request: Request) -> Constraint:
+    if not isinstance(request.constraint, Constraint):
+        raise UserError("this model writes crystals, not defects", remedy="give a run trained on data=2dmd")
+    return request.constraint
+
+
+def completion_pattern(task: Task, constraint: Constraint, text_format: CrystalTextFormat, max_atoms: int) -> str:
     """Return a regular expression of the completions that a constraint allows.
 
     Two things it cannot say: which angles make a cell, and how often each element occurs. Cell lengths are at least 1

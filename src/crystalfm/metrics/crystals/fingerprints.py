@@ -95,13 +95,16 @@ class Fingerprints:
         return Fingerprints(self.structure[chosen], self.composition[chosen], reasons)
 
 
+_LEAST_VARIED = 0.01
+
+
 @dataclass(frozen=True, eq=False)
 class CompositionScaler:
     """Means and standard deviations by which compositions' fingerprints are standardised.
 
     Attributes:
         mean: (132,) float64.
-        deviation: (132,) float64, 1 where the values do not vary.
+        deviation: (132,) float64, 1 where all but one in a hundred crystals have the same value.
         num_crystals: over how many crystals they were taken.
     """
 
@@ -122,7 +125,9 @@ class CompositionScaler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a column without any value
             mean, deviation = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
-        varies = np.isfinite(deviation) & (deviation > 1e-12 * np.abs(mean))
+            # A column that is the same for nearly all of them would blow up whatever differs.
+            differs = np.abs(known - np.nanmedian(known, axis=0)) > 1e-12 * np.abs(mean)
+        varies = np.isfinite(deviation) & (differs.mean(axis=0) >= _LEAST_VARIED)
         return cls(np.nan_to_num(mean), np.where(varies, deviation, 1.0), len(known))
 
     def transform(self, composition: NDArray[np.float64]) -> NDArray[np.float64]:

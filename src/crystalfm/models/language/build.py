@@ -9,6 +9,7 @@ import torch
 
 from crystalfm.contracts import UserError
 from crystalfm.encoders.pretrained import plain_config, quiet
+from crystalfm.generation.wording import tokenizer_of
 from crystalfm.models.language.adapters import add_adapters
 from crystalfm.models.language.settings import (
     LanguageModelSettings,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from crystalfm.generation.prompts import PromptSettings
+    from crystalfm.generation.wording import AnyPrompts
 
 MAX_POSITIONS = 4096
 """Longest text of a model from scratch in tokens; rotary positions cost no weights."""
@@ -47,23 +48,21 @@ class BuiltLanguageModel:
     architecture: dict[str, Any]
 
 
-def language_model(settings: LanguageModelSettings, prompts: PromptSettings, store: WeightStore) -> BuiltLanguageModel:
+def language_model(settings: LanguageModelSettings, prompts: AnyPrompts, store: WeightStore) -> BuiltLanguageModel:
     """Build a language model for training; it is in training mode.
 
     Weights from scratch and adapters are drawn from torch's global generator.
 
     Args:
         settings: what to build.
-        prompts: wording of prompts and crystals, which decides the tokens of a model from scratch.
+        prompts: wording of prompts and answers, which decides the tokens of a model from scratch.
         store: where pretrained weights come from.
 
     Raises:
         UserError: an asset, a file or an optional package is missing or does not fit.
     """
     if isinstance(settings, TinySettings):
-        from crystalfm.generation.crystal_tokenizer import build_crystal_tokenizer
-
-        tokenizer = build_crystal_tokenizer(prompts)
+        tokenizer = tokenizer_of(prompts)
         model = _from_scratch(settings, tokenizer)
         base = None
     else:

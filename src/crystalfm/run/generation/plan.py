@@ -72,6 +72,11 @@ class JudgedSample:
     detail: str
     validity: Validity
 
+    @property
+    def good(self) -> bool:
+        """Whether it is valid."""
+        return self.validity.valid
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crystalfm.metrics.crystals.matching import novelty, uniqueness
+from crystalfm.metrics.crystals.validity import is_structurally_valid
 from crystalfm.metrics.stability.hull import ConvexHull, entry_of, file_hull, reference_hull
 from crystalfm.metrics.stability.relaxation import Relaxed, relax_crystals
 from crystalfm.metrics.stability.sun import SampleStability, StabilityReport, summarize
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 NOT_DRAWN = "not drawn"
 """Stands in the table of samples for those beyond ``relaxation.limit``."""
+
+OVERLAP = "atoms nearer than 0.5 angstrom after the relaxation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ def judge_stability(
     with progress_bar("relaxing") as progress:
         outcomes = dict(zip(readable, relax_crystals(crystals, cache, settings, progress=progress), strict=True))
     found: list[Relaxed | str] = [
-        outcomes[place] if place in outcomes else samples.reasons.get(samples.ids[place], "unreadable")
+        _sound(outcomes[place]) if place in outcomes else samples.reasons.get(samples.ids[place], "unreadable")
         for place in drawn
     ]
     relaxed = [one.crystal if isinstance(one, Relaxed) else None for one in found]
@@ -109,6 +112,13 @@ def drawn_places(num_samples: int, limit: int | None, seed: int) -> list[int]:
     """
     order = np.random.default_rng([seed, num_samples]).permutation(num_samples)
     return sorted(order[:limit].tolist())
+
+
+def _sound(outcome: Relaxed | str) -> Relaxed | str:
+    """Return an outcome, or a reason where atoms fell on one another: calculators hold that for low in energy."""
+    if isinstance(outcome, Relaxed) and not is_structurally_valid(outcome.crystal):
+        return OVERLAP
+    return outcome
 
 
 def _judged(found: Relaxed | str, hull: ConvexHull, *, unique: bool, novel: bool | None) -> SampleStability:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from crystalfm.assets.progress import RichProgress
 from crystalfm.chem.crystals import Crystal
 from crystalfm.data.records import write_rejected
+from crystalfm.generation.defects.prompts import DefectPromptSettings
 from crystalfm.generation.prompts import generation_prompt
 from crystalfm.io.files import write_json
 from crystalfm.metrics.crystals.ipt import translation_perplexity
@@ -18,9 +19,11 @@ from crystalfm.models.language.scoring import mean_nll
 from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store, build_language_module
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.language.defect_match import match_by_properties, match_sentence
+from crystalfm.run.language.defects import prepare_defects, read_records
 from crystalfm.run.language.formula_match import match_by_formula
 from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
-from crystalfm.run.language.prepare import TextSettings, language_dataset, prepare_language
+from crystalfm.run.language.prepare import TextSettings, language_dataset, prepare_language, texts_with
 from crystalfm.run.language.restore import writer_of
 from crystalfm.run.network import build_datamodule
 from crystalfm.run.prepare import rows_of, use_split_of_run
@@ -52,7 +55,8 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
         console: where they are shown.
 
     Returns:
-        ``loss``, ``perplexity`` and ``nats_per_crystal``, and ``ipt`` and ``match_rate`` where they were asked for.
+        ``loss``, ``perplexity`` and ``nats_per_crystal``, and ``ipt`` and ``match_rate`` where they were asked for; of
+        defects also the rates of configurations that come out as they were asked for.
 
     Raises:
         UserError: something the user can mend.
@@ -72,6 +76,26 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     console.print(likelihood_table({split: found}))
     metrics = {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")}
     result: dict[str, Any] = {"checkpoint": str(saved.path), "split": split, "likelihood": found.as_dict()}
+    score = _score_defects if isinstance(writer.prompts, DefectPromptSettings) else _score_crystals
+    score(cfg, writer, prepared, rows, result, metrics, console)
+    folder = RunFolder(run_dir)
+    write_likelihoods(folder.predictions, prepared, rows, predicted)
+    write_rejected(folder.rejected, prepared.table.rejected)
+    write_json(folder.root / "evaluation.json", result)
+    console.print(closing_panel(folder.root, []))
+    return metrics
+
+
+def _score_crystals(
+    cfg: DictConfig,
+    writer: CrystalWriter,
+    prepared: PreparedData,
+    rows: NDArray[np.int64],
+    result: dict[str, Any],
+    metrics: dict[str, float],
+    console: Console,
+) -> None:
+    """Add what was asked for: perplexity under translations, and crystals asked for by their formula."""
     if cfg.ipt_crystals:
         ipt = _translated(writer, _drawn(prepared, rows, cfg.ipt_crystals, cfg.seed), cfg.seed)
         result["ipt"] = _as_dict(ipt)
@@ -82,12 +106,29 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
         result["match"] = {"rate": matches.match_rate.as_dict(), "rmse": matches.rmse.as_dict()}
         metrics["match_rate"] = matches.match_rate.fraction
         console.print(_match_sentence(matches), highlight=False)
-    folder = RunFolder(run_dir)
-    write_likelihoods(folder.predictions, prepared, rows, predicted)
-    write_rejected(folder.rejected, prepared.table.rejected)
-    write_json(folder.root / "evaluation.json", result)
-    console.print(closing_panel(folder.root, []))
-    return metrics
+
+
+def _score_defects(
+    cfg: DictConfig,
+    writer: CrystalWriter,
+    prepared: PreparedData,
+    rows: NDArray[np.int64],
+    result: dict[str, Any],
+    metrics: dict[str, float],
+    console: Console,
+) -> None:
+    """Add how many configurations come out when they are asked for by their properties, each of the rows once."""
+    chosen = prepared.table.select(rows)
+    names = [target.name for target in chosen.target_specs]
+    known = [dict(zip(names, values, strict=True)) for values in chosen.targets.tolist()]
+    matches, guessed = match_by_properties(writer, read_records(chosen), known, seed=cfg.seed)
+    result["match"] = {"written": matches.as_dict(), "random": guessed.as_dict()}
+    metrics |= {
+        "exact_match_rate": matches.exact.fraction,
+        "equivalent_match_rate": matches.equivalent.fraction,
+        "type_match_rate": matches.same_type.fraction,
+    }
+    console.print(match_sentence(matches, guessed), highlight=False)
 
 
 def _merged(cfg: DictConfig, saved: SavedModel) -> DictConfig:
@@ -104,6 +145,9 @@ def _merged(cfg: DictConfig, saved: SavedModel) -> DictConfig:
 
 def _prepared(cfg: DictConfig, store: Any, writer: CrystalWriter, *, all_rows: bool) -> PreparedData:
     dataset = language_dataset(cfg, store)
+    if isinstance(writer.prompts, DefectPromptSettings):
+        changes = texts_with(cfg.model, writer.prompts)
+        return prepare_defects(cfg, dataset, changes, writer.tokenizer, all_rows=all_rows)
     # In the words of the training, and without looking for properties, which only training examples ask for.
     prompts = replace(writer.prompts, conditions=())
     texts = TextSettings(prompts, cfg.model.pack_length, cfg.model.max_length, cfg.model.learn)
@@ -119,10 +163,11 @@ def _drawn(prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, s
 
 def _translated(writer: CrystalWriter, crystals: Sequence[Crystal], seed: int) -> TranslationPerplexity:
     """Return the increase in perplexity under translations of crystals."""
-    prompt = generation_prompt({}, writer.prompts)
+    prompts = writer.crystal_prompts
+    prompt = generation_prompt({}, prompts)
     return translation_perplexity(
         crystals,
-        writer.prompts.text.write,
+        prompts.text.write,
         lambda texts: mean_nll(writer.model, writer.tokenizer, [(prompt, text) for text in texts]),
         seed=seed,
     )

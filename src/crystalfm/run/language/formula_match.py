@@ -35,9 +35,10 @@ def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed
         seed: of the sampling, at temperature 1.
 
     Raises:
-        UserError: the model was not trained to be asked for formulas.
+        UserError: the model was not trained to be asked for formulas, or writes no crystals.
     """
-    if _FORMULA not in writer.prompts.conditions:
+    prompts = writer.crystal_prompts
+    if _FORMULA not in prompts.conditions:
         raise UserError(
             "match_crystals: the model was not trained to be asked for formulas",
             remedy=f"train it with {_FORMULA} among model.conditions, or match_crystals=0",
@@ -46,7 +47,7 @@ def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed
     requests = [
         Request(
             place,
-            generation_prompt({_FORMULA: crystal.formula}, writer.prompts),
+            generation_prompt({_FORMULA: crystal.formula}, prompts),
             constraint=Constraint("formula", formula_counts(crystal.formula), max_atoms=largest),
         )
         for place, crystal in enumerate(crystals)
@@ -54,7 +55,7 @@ def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed
     found: list[Crystal | None] = [None] * len(crystals)
     for sample in TransformersEngine(writer).sample(requests, SamplingSettings(seed=seed)):
         try:
-            found[sample.index] = writer.prompts.text.read(sample.text)
+            found[sample.index] = prompts.text.read(sample.text)
         except CrystalTextError:
             found[sample.index] = None
     return match_pairs(found, crystals)

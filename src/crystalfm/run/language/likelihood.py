@@ -1,4 +1,4 @@
-"""How likely a language model holds crystals to be: per crystal in a table, and over a split."""
+"""How likely a language model holds crystals or configurations of defects to be: each in a table, and over a split."""
 
 from __future__ import annotations
 
@@ -31,22 +31,35 @@ class Likelihood:
         loss: mean negative log-likelihood of a token, in nats.
         nats_per_crystal: mean negative log-likelihood of a crystal, in nats; comparable between tokenizers, as far as
             they write the same texts.
+        num_decided: learned tokens that the grammar leaves a choice about; 0 where they were not counted.
+        decided_loss: mean negative log-likelihood of those, in nats; ``None`` without any. The loss of all tokens of
+            an answer that mostly copies says how well it copies.
     """
 
     num_crystals: int
     num_tokens: int
     loss: float
     nats_per_crystal: float
+    num_decided: int = 0
+    decided_loss: float | None = None
 
     @classmethod
     def of(cls, predicted: NDArray[np.float64]) -> Likelihood:
         """Return the likelihood of crystals from what the model predicts of each.
 
         Args:
-            predicted: (N, 2) summed negative log-likelihood in nats, and number of tokens.
+            predicted: (N, 4) summed negative log-likelihood in nats, and number of tokens, of all learned tokens and
+                of the decided ones.
         """
-        total, tokens = predicted.sum(axis=0)
-        return cls(len(predicted), int(tokens), float(total / tokens), float(total / len(predicted)))
+        total, tokens, decided_total, decided = predicted.sum(axis=0)
+        return cls(
+            len(predicted),
+            int(tokens),
+            float(total / tokens),
+            float(total / len(predicted)),
+            int(decided),
+            float(decided_total / decided) if decided else None,
+        )
 
     @property
     def perplexity(self) -> float:
@@ -55,23 +68,32 @@ class Likelihood:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
-        return {
+        found: dict[str, Any] = {
             "num_crystals": self.num_crystals,
             "num_tokens": self.num_tokens,
             "loss": self.loss,
             "perplexity": self.perplexity,
             "nats_per_crystal": self.nats_per_crystal,
         }
+        if self.decided_loss is not None:
+            found |= {"num_decided": self.num_decided, "decided_loss": self.decided_loss}
+        return found
 
 
 def likelihood_table(results: Mapping[str, Likelihood]) -> Table:
-    """Return a table with a row a split."""
-    table = Table(box=box.SIMPLE_HEAD, title="likelihood of the crystals", title_justify="left", pad_edge=False)
+    """Return a table with a row a split; decided tokens have columns where there are any."""
+    decided = any(found.decided_loss is not None for found in results.values())
+    kind = "configuration" if decided else "crystal"
+    table = Table(box=box.SIMPLE_HEAD, title=f"likelihood of the {kind}s", title_justify="left", pad_edge=False)
     table.add_column("split")
-    for heading in ("crystals", "tokens", "nats a token", "perplexity", "nats a crystal"):
+    headings = [f"{kind}s", "tokens", "nats a token", "perplexity", f"nats a {kind}"]
+    for heading in headings + ["decided", "nats a decided token"] * decided:
         table.add_column(heading, justify="right")
     for name, found in results.items():
-        cells = (f"{found.loss:.4f}", f"{found.perplexity:.3f}", f"{found.nats_per_crystal:.2f}")
+        cells = [f"{found.loss:.4f}", f"{found.perplexity:.3f}", f"{found.nats_per_crystal:.2f}"]
+        if decided:
+            mean = "" if found.decided_loss is None else f"{found.decided_loss:.4f}"
+            cells += [f"{found.num_decided:,}", mean]
         table.add_row(name, f"{found.num_crystals:,}", f"{found.num_tokens:,}", *cells)
     return table
 
@@ -81,11 +103,13 @@ def write_likelihoods(
 ) -> None:
     """Write the likelihood of each crystal as Parquet: id, split, formula, nats, tokens; in the table's order.
 
+    Where decided tokens were counted, so are ``decided_nats`` and ``decided_tokens``.
+
     Args:
         path: file to write.
         prepared: data.
         rows: (K,) rows of the table.
-        predicted: (K, 2) summed negative log-likelihood in nats, and number of tokens.
+        predicted: (K, 4) see ``Likelihood.of``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -96,14 +120,14 @@ def write_likelihoods(
     for name, part in prepared.splits.parts.items():
         names[part] = name
     structures = prepared.table.fields["structure"]
-    table = pa.table(
-        {
-            "id": prepared.table.ids[rows].tolist(),
-            "split": names[rows].tolist(),
-            "formula": [Crystal.from_json(structures[row] or "").formula for row in rows.tolist()],
-            "nats": predicted[:, 0],
-            "tokens": predicted[:, 1].astype(np.int64),
-        }
-    )
+    columns: dict[str, Any] = {
+        "id": prepared.table.ids[rows].tolist(),
+        "split": names[rows].tolist(),
+        "formula": [Crystal.from_json(structures[row] or "").formula for row in rows.tolist()],
+        "nats": predicted[:, 0],
+        "tokens": predicted[:, 1].astype(np.int64),
+    }
+    if predicted[:, 3].any():
+        columns |= {"decided_nats": predicted[:, 2], "decided_tokens": predicted[:, 3].astype(np.int64)}
     with atomic_write(path) as stream:
-        pq.write_table(table, stream)
+        pq.write_table(pa.table(columns), stream)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from crystalfm.chem.crystal_text import CrystalTextError, CrystalTextFormat
 from crystalfm.chem.crystals import Crystal
@@ -15,7 +15,8 @@ from crystalfm.contracts import UserError
 from crystalfm.data.crystal_texts import MODALITY, CrystalTextStore
 from crystalfm.data.records import enforce_rejection_limit
 from crystalfm.data.splits import carry_over
-from crystalfm.generation.prompts import CONDITIONS, PromptSettings
+from crystalfm.generation.defects.prompts import PROPERTIES, DefectPromptSettings
+from crystalfm.generation.prompts import CONDITIONS, CrystalExamples, PromptSettings
 from crystalfm.io.files import sha256_json, write_json
 from crystalfm.metrics.crystals.symmetry import SYMPREC_ANGSTROM, space_group
 from crystalfm.models.settings import check_range
@@ -35,28 +36,35 @@ if TYPE_CHECKING:
     from crystalfm.data.splits import Splits
 
 SPACEGROUP = "spacegroup"
+DEFECTS = "defects"
+"""Field of a data set's rows that are defects of layers: ``DefectRecord`` as JSON."""
+
 _DERIVED = ("formula", SPACEGROUP)
 """Conditions that follow from the crystal itself."""
 
 
+RowT = TypeVar("RowT")
+PromptsT = TypeVar("PromptsT", PromptSettings, DefectPromptSettings)
+
+
 @dataclass(frozen=True)
-class TextSettings:
-    """Settings of the node ``model`` that say how crystals become tokens; see ``CrystalLLM``.
+class TextSettings(Generic[PromptsT]):
+    """Settings of the node ``model`` that say how rows become tokens; see ``CrystalLLM``.
 
     Attributes:
         prompts: wording and drawing of examples.
         pack_length: tokens of a packed row.
-        max_length: crystals with longer texts are rejected.
+        max_length: rows with longer texts are rejected.
         learn: tokens that count for the loss.
     """
 
-    prompts: PromptSettings
+    prompts: PromptsT
     pack_length: int
     max_length: int
     learn: Any
 
 
-def text_settings(model: Mapping[str, Any], known: Sequence[str]) -> TextSettings:
+def text_settings(model: Mapping[str, Any], known: Sequence[str]) -> TextSettings[PromptSettings]:
     """Read the settings of the node ``model``.
 
     Args:
@@ -66,14 +74,7 @@ def text_settings(model: Mapping[str, Any], known: Sequence[str]) -> TextSetting
     Raises:
         UserError: a setting is out of range, or a condition is asked for that the data do not know.
     """
-    check_range("model.pack_length", model["pack_length"], low=1)
-    check_range("model.max_length", model["max_length"], low=1)
-    asked = known if model["conditions"] is None else list(model["conditions"])
-    missing = [name for name in asked if name in CONDITIONS and name not in known]
-    if missing:
-        raise UserError(
-            f"model.conditions: the data do not know {', '.join(missing)}", remedy=f"they know {', '.join(known)}"
-        )
+    asked = asked_conditions(model, CONDITIONS, known)
     prompts = PromptSettings(
         text=CrystalTextFormat(model["length_digits"], model["angle_digits"], model["coord_digits"]),
         conditions=tuple(asked),
@@ -82,16 +83,53 @@ def text_settings(model: Mapping[str, Any], known: Sequence[str]) -> TextSetting
         translate=model["translate"],
         permute=model["permute"],
     )
+    return texts_with(model, prompts)
+
+
+def texts_with(model: Mapping[str, Any], prompts: PromptsT) -> TextSettings[PromptsT]:
+    """Return the settings of the node ``model`` with a wording.
+
+    Raises:
+        UserError: a length is out of range.
+    """
+    check_range("model.pack_length", model["pack_length"], low=1)
+    check_range("model.max_length", model["max_length"], low=1)
     return TextSettings(prompts, model["pack_length"], model["max_length"], model["learn"])
+
+
+def asked_conditions(model: Mapping[str, Any], all_names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return what prompts may ask for: ``model.conditions``, or all that the data know.
+
+    Args:
+        model: node of a ``CrystalLLM``.
+        all_names: everything that prompts have words for.
+        known: what the data know of it.
+
+    Raises:
+        UserError: the data do not know what is asked for.
+    """
+    asked = list(known) if model["conditions"] is None else list(model["conditions"])
+    missing = [name for name in asked if name in all_names and name not in known]
+    if missing:
+        raise UserError(
+            f"model.conditions: the data do not know {', '.join(missing)}", remedy=f"they know {', '.join(known)}"
+        )
+    return asked
 
 
 def language_dataset(cfg: DictConfig, store: AssetStore) -> Dataset:
     """Build the data set with everything it knows that a prompt can ask for, unless ``data.targets`` chooses."""
     dataset: Dataset = construct(cfg.data, store=store, seed=cfg.seed)
     if dataset.targets is None:
-        offered = [target.name for target in dataset.spec().targets if target.name in CONDITIONS]
+        names = PROPERTIES if holds_defects(dataset) else CONDITIONS
+        offered = [target.name for target in dataset.spec().targets if target.name in names]
         dataset.targets = offered or None
     return dataset
+
+
+def holds_defects(dataset: Dataset) -> bool:
+    """Return whether a data set's rows are defects of layers."""
+    return DEFECTS in dataset.spec().fields
 
 
 def known_conditions(dataset: Dataset) -> list[str]:
@@ -103,7 +141,7 @@ def known_conditions(dataset: Dataset) -> list[str]:
 def prepare_language(
     cfg: DictConfig,
     dataset: Dataset,
-    texts: TextSettings,
+    texts: TextSettings[PromptSettings],
     tokenizer: Any,
     *,
     all_rows: bool = False,
@@ -125,13 +163,11 @@ def prepare_language(
     crystals = [Crystal.from_json(value or "") for value in values[MODALITY]]
     problems = _unwritable(crystals, texts, tokenizer)
     if problems:
-        table, splits, crystals = _without(table, splits, crystals, problems)
+        table, splits, crystals = without_rows(table, splits, crystals, problems)
         enforce_rejection_limit(table.rejected, len(table) + len(table.rejected), limit)
     properties = _properties(table, crystals, splits.train, texts.prompts, Path(cfg.paths.cache).expanduser())
     features = CrystalTextStore(
-        crystals,
-        properties,
-        texts.prompts,
+        CrystalExamples(crystals, properties, texts.prompts),
         tokenizer,
         pack_length=texts.pack_length,
         learn=texts.learn,
@@ -144,7 +180,7 @@ def prepare_language(
     return PreparedData(dataset, table, splits, [MODALITY], {}, {MODALITY: features}, notes)
 
 
-def _unwritable(crystals: Sequence[Crystal], texts: TextSettings, tokenizer: Any) -> list[RowProblem]:
+def _unwritable(crystals: Sequence[Crystal], texts: TextSettings[PromptSettings], tokenizer: Any) -> list[RowProblem]:
     """Return the rows whose crystals have no text, or too long a one."""
     problems = []
     for row, crystal in enumerate(crystals):
@@ -153,21 +189,27 @@ def _unwritable(crystals: Sequence[Crystal], texts: TextSettings, tokenizer: Any
         except CrystalTextError as error:
             problems.append(RowProblem(row, str(error), crystal.formula))
             continue
-        # A token is one character at least: only long texts need counting.
-        if len(text) > texts.max_length:
-            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            if count > texts.max_length:
-                reason = f"text too long: {count:,} tokens, model.max_length is {texts.max_length:,}"
-                problems.append(RowProblem(row, reason, crystal.formula))
+        if reason := too_long(text, texts.max_length, tokenizer):
+            problems.append(RowProblem(row, reason, crystal.formula))
     return problems
 
 
-def _without(
-    table: RecordTable, splits: Splits, crystals: list[Crystal], problems: Sequence[RowProblem]
-) -> tuple[RecordTable, Splits, list[Crystal]]:
+def too_long(text: str, max_length: int, tokenizer: Any) -> str:
+    """Return why a text is too long; empty where it is not."""
+    # A token is one character at least: only long texts need counting.
+    if len(text) <= max_length:
+        return ""
+    count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return f"text too long: {count:,} tokens, model.max_length is {max_length:,}" if count > max_length else ""
+
+
+def without_rows(
+    table: RecordTable, splits: Splits, rows: Sequence[RowT], problems: Sequence[RowProblem]
+) -> tuple[RecordTable, Splits, list[RowT]]:
+    """Return table, splits and what was made of each row without those that have a problem."""
     dropped = {problem.row for problem in problems}
     kept = table.without(problems)
-    remaining = [crystal for row, crystal in enumerate(crystals) if row not in dropped]
+    remaining = [item for row, item in enumerate(rows) if row not in dropped]
     return kept, carry_over(splits, table, kept), remaining
 
 

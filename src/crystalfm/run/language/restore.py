@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.contracts import UserError
-from crystalfm.generation.prompts import PromptSettings
+from crystalfm.generation.wording import prompts_from_state
 from crystalfm.generation.writer import CrystalWriter
 from crystalfm.run.checkpoints.payload import LANGUAGE, SavedModel, read_model
 from crystalfm.run.folder import find_checkpoint, find_checkpoints
@@ -62,7 +62,7 @@ def writer_of(saved: SavedModel, store: AssetStore) -> CrystalWriter:
             remedy="give a run of model=crystal_llm",
         )
     architecture = dict(saved.architecture)
-    prompts = PromptSettings.from_state(architecture.pop("prompts"))
+    prompts = prompts_from_state(architecture.pop("prompts"))
     weights = {name.removeprefix(_PREFIX): value for name, value in saved.weights.items() if name.startswith(_PREFIX)}
     built = restore_language_model(architecture, weights, store)
     return CrystalWriter(built.model, built.tokenizer, prompts)
@@ -72,7 +72,7 @@ def _exported(folder: Path) -> CrystalWriter:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     state: dict[str, Any] = json.loads((folder / WRITER_FILE).read_text(encoding="utf-8"))
-    prompts = PromptSettings.from_state(state["prompts"])
+    prompts = prompts_from_state(state["prompts"])
     reader: Any = AutoModelForCausalLM
     try:
         model = reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

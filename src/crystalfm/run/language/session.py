@@ -1,4 +1,4 @@
-"""A language model about to be trained on crystals."""
+"""A language model about to be trained on crystals or defects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from crystalfm.models.language.build import language_model
 from crystalfm.models.language.settings import settings_from_node
 from crystalfm.run.build import build_language_module
 from crystalfm.run.checkpoints.payload import LANGUAGE, make_payload
-from crystalfm.run.language.prepare import known_conditions, language_dataset, prepare_language, text_settings
+from crystalfm.run.language.defects import defect_text_settings, prepare_defects
+from crystalfm.run.language.prepare import (
+    holds_defects,
+    known_conditions,
+    language_dataset,
+    prepare_language,
+    text_settings,
+)
 from crystalfm.run.network import build_datamodule
 from crystalfm.run.trainer_session import TrainerSession
 
@@ -35,8 +42,13 @@ def build_language(cfg: DictConfig, store: AssetStore) -> tuple[BuiltLanguageMod
         the model, the data, and the state of the wording for the checkpoints.
     """
     dataset = language_dataset(cfg, store)
+    settings = settings_from_node(cfg.llm)
+    if holds_defects(dataset):
+        changes = defect_text_settings(cfg.model, cfg.answer, dataset)
+        built = language_model(settings, changes.prompts, store)
+        return built, prepare_defects(cfg, dataset, changes, built.tokenizer), changes.prompts.state()
     texts = text_settings(cfg.model, known_conditions(dataset))
-    built = language_model(settings_from_node(cfg.llm), texts.prompts, store)
+    built = language_model(settings, texts.prompts, store)
     prepared = prepare_language(cfg, dataset, texts, built.tokenizer)
     return built, prepared, texts.prompts.state()
 

@@ -1,4 +1,4 @@
-"""Training of a language model that writes crystals."""
+"""Training of a language model that writes crystals or defects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def train_language(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str
         console: where it is shown.
 
     Returns:
-        ``val/loss``, and ``test/loss`` and ``test/perplexity`` a token; nothing in processes but the first.
+        ``val/loss``, and ``test/loss`` and ``test/perplexity`` a token, and of both parts ``decided_loss`` where the
+        grammar tells decided tokens from others; nothing in processes but the first.
 
     Raises:
         UserError: something the user can mend.
@@ -77,6 +78,8 @@ def train_language(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str
         for name, likelihood in results.items():
             if name == "test":
                 metrics |= {"test/loss": likelihood.loss, "test/perplexity": likelihood.perplexity}
+            if likelihood.decided_loss is not None:
+                metrics[f"{name}/decided_loss"] = likelihood.decided_loss
         tracked.log_results(metrics)
     return metrics
 

@@ -1,0 +1,1 @@
+"""Defects of layers in words: prompts, answers, their tokens and their grammar."""

@@ -1,0 +1,94 @@
+"""Crystals and molecules for the page: what its 3D view reads, and drawings in the page's own colours."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from crystalfm.chem.crystals import Crystal
+
+_FACE = 1e-3
+"""Fractional distance to a face of the cell below which an atom is drawn on the opposite face too."""
+
+_MAX_ATOMS = 400
+_WIDTH, _HEIGHT = 360, 260
+_COLOURS = {"#000000": "currentColor", "#0000FF": "var(--nitrogen)", "#FF0000": "var(--oxygen)"}
+"""What RDKit draws in, and the page's colours for it, which follow light and dark."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A crystal or a molecule to show.
+
+    Attributes:
+        label: formula or SMILES.
+        crystal: atoms as a text in the XYZ format, ``cell`` (3, 3) in angstrom and the number of ``atoms``; ``None``
+            for a molecule.
+        svg: drawing of a molecule; empty for a crystal.
+    """
+
+    label: str
+    crystal: dict[str, Any] | None = None
+    svg: str = ""
+
+    @property
+    def size(self) -> int:
+        """Characters that it takes, about."""
+        return len(self.svg) + (len(self.crystal["xyz"]) if self.crystal else 0) + len(self.label)
+
+
+def crystal_structure(crystal: Crystal) -> Structure:
+    """Return a crystal for the 3D view: its cell, with the atoms on faces and edges drawn on all of them.
+
+    A cell of more than a few hundred atoms is shown without these copies.
+    """
+    from crystalfm.chem.crystals import SYMBOLS
+
+    wrapped = crystal.frac_coords - np.floor(crystal.frac_coords)
+    wrapped[wrapped > 1 - _FACE] = 0.0
+    atoms: list[tuple[str, list[float]]] = []
+    for number, place in zip(crystal.atomic_numbers.tolist(), wrapped, strict=True):
+        shifts: Iterable[tuple[int, ...]] = [(0, 0, 0)]
+        if crystal.num_atoms <= _MAX_ATOMS:
+            shifts = itertools.product(*[(0, 1) if value < _FACE else (0,) for value in place.tolist()])
+        for shift in shifts:
+            position = (place + np.array(shift)) @ crystal.lattice
+            atoms.append((SYMBOLS[number - 1], position.tolist()))
+    lines = [f"{symbol} {x:.3f} {y:.3f} {z:.3f}" for symbol, (x, y, z) in atoms]
+    return Structure(
+        label=crystal.formula,
+        crystal={
+            "xyz": "\n".join([str(len(lines)), "", *lines]),
+            "cell": np.round(crystal.lattice, 4).tolist(),
+            "atoms": crystal.num_atoms,
+        },
+    )
+
+
+def molecule_structure(smiles: str) -> Structure:
+    """Return a molecule with its drawing by RDKit; without one where RDKit cannot read the SMILES."""
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    from crystalfm.chem.molecules import MoleculeError, parse_smiles
+
+    try:
+        molecule = parse_smiles(smiles)
+    except MoleculeError:
+        return Structure(label=smiles)
+    drawer = rdMolDraw2D.MolDraw2DSVG(_WIDTH, _HEIGHT)
+    options: Any = drawer.drawOptions()  # whose types in RDKit's stubs are not those of its fields
+    options.clearBackground = False
+    options.maxFontSize = 22
+    rdMolDraw2D.PrepareAndDrawMolecule(drawer, molecule)
+    drawer.FinishDrawing()
+    svg = drawer.GetDrawingText()
+    svg = svg[svg.index("<svg") :].replace(f"width='{_WIDTH}px' height='{_HEIGHT}px'", "role='img'")
+    for theirs, ours in _COLOURS.items():
+        svg = svg.replace(theirs, ours)
+    return Structure(label=smiles, svg=svg.strip())

@@ -1,0 +1,189 @@
+"""The run's page in a real browser: it renders, turns, sorts and filters, says no error and asks for nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import NoBrowserError, browser, errors, look_as, requests, require_programs
+from page_helpers import content
+from PIL import Image
+
+from crystalfm.report.page.build import build_page
+from crystalfm.report.page.structures import molecule_structure
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    pytest.importorskip("selenium", reason="needs selenium, which the extra dev installs")
+    try:
+        require_programs()
+    except NoBrowserError as error:
+        pytest.skip(str(error))
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(tmp_path: Path, chromium: Any) -> Any:
+    """The browser with a page of crystals and molecules open."""
+    return opened(chromium, tmp_path / "report.html", build_page(content()))
+
+
+def opened(driver: Any, path: Path, text: str) -> Any:
+    path.write_text(text, encoding="utf-8")
+    look_as(driver, 1200, 900, dark=False)
+    driver.get("about:blank")
+    requests(driver), errors(driver)
+    driver.get(path.as_uri())
+    return driver
+
+
+def pixels(driver: Any, selector: str) -> np.ndarray:
+    element = driver.find_element("css selector", selector)
+    return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
+
+
+def ids(driver: Any) -> list[str]:
+    script = "return [...document.querySelectorAll('#rows tbody tr')].filter(r => !r.hidden).map(r => r.dataset.id)"
+    found: list[str] = driver.execute_script(script)
+    return found
+
+
+def column(driver: Any, number: int) -> list[float]:
+    script = (
+        "return [...document.querySelectorAll('#rows tbody tr')].map(r => Number(r.cells[arguments[0]].dataset.value))"
+    )
+    found: list[float] = driver.execute_script(script, number)
+    return found
+
+
+def click(driver: Any, selector: str) -> None:
+    driver.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def first_of(driver: Any, kind: int) -> str:
+    """Return the first row's id among those whose number leaves ``kind`` when divided by three."""
+    return next(name for name in ids(driver) if int(name.removeprefix("row")) % 3 == kind)
+
+
+def test_it_opens_without_errors_and_asks_for_nothing_else(page):
+    assert page.title == "a run"
+    assert errors(page) == []
+    asked = requests(page)
+    assert len(asked) == 1
+    assert asked[0].startswith("file:")
+    assert asked[0].endswith("report.html")
+
+
+def test_the_policy_stops_requests(page):
+    page.execute_script("const i = new Image(); i.src = 'http://127.0.0.1:9/x.png'; document.body.append(i);")
+    page.execute_async_script("setTimeout(arguments[0], 300)")
+    assert any("Content Security Policy" in message for message in errors(page))
+
+
+def test_console_errors_would_be_seen(chromium, tmp_path):
+    opened(chromium, tmp_path / "broken.html", "<!doctype html><script>nothing.there()</script>")
+    assert any("nothing is not defined" in message for message in errors(chromium))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_crystal_is_drawn_and_turns(page, dark):
+    look_as(page, 1200, 900, dark=dark)
+    name = first_of(page, 0)
+    click(page, f"tr[data-id='{name}']")
+    page.execute_async_script("setTimeout(arguments[0], 500)")
+    picture = pixels(page, "#crystal")
+    background = picture[2, 2]
+    assert (background.mean() < 80) == dark
+    drawn = (np.abs(picture - background).sum(axis=2) > 60).mean()
+    assert 0.03 < drawn < 0.9
+    green = (picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 60)  # chlorine
+    violet = (picture[..., 2] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 1] + 20)  # sodium
+    assert green.sum() > 200
+    assert violet.sum() > 200
+    assert page.find_element("css selector", "#view .legend").text.split() == ["Na", "Cl"]
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page).drag_and_drop_by_offset(page.find_element("css selector", "#crystal canvas"), 80, 40).perform()
+    page.execute_async_script("setTimeout(arguments[0], 500)")
+    assert (np.abs(pixels(page, "#crystal") - picture).sum(axis=2) > 60).mean() > 0.01
+    assert errors(page) == []
+
+
+def test_a_molecule_is_drawn(page):
+    click(page, f"tr[data-id='{first_of(page, 2)}']")
+    assert not page.find_element("css selector", "#crystal").is_displayed()
+    picture = pixels(page, "#molecule")
+    assert (np.abs(picture - picture[2, 2]).sum(axis=2) > 60).mean() > 0.003
+    assert page.find_element("css selector", "#view figcaption").text.startswith("CC(=O)N")
+
+
+def test_the_table_sorts(page):
+    assert column(page, 6) == sorted(column(page, 6), reverse=True)
+    heading = "#rows th:nth-child(5)"
+    click(page, heading)
+    assert column(page, 4) == sorted(column(page, 4), reverse=True)
+    click(page, heading)
+    assert column(page, 4) == sorted(column(page, 4))
+    assert page.find_element("css selector", heading).get_attribute("aria-sort") == "ascending"
+    click(page, "#rows th:nth-child(1)")
+    assert ids(page) == sorted(ids(page), key=lambda name: int(name.removeprefix("row")))
+    assert page.find_element("css selector", heading).get_attribute("aria-sort") is None
+
+
+def test_the_table_filters(page):
+    everything = len(ids(page))
+    assert everything == 60
+    box = page.find_element("css selector", "#filter")
+    box.send_keys("row12 GAP")
+    assert ids(page) == ["row12"]
+    assert page.find_element("css selector", "#count").text == "1 of 60 rows"
+    box.clear()
+    box.send_keys("ClNa")
+    assert {int(name.removeprefix("row")) % 3 for name in ids(page)} == {0}
+    box.clear()
+    box.send_keys("nothing like it")
+    assert ids(page) == []
+    box.clear()
+    box.send_keys(" ")
+    page.execute_script(
+        "const s = document.getElementById('target'); s.value = 'gap_eV'; s.dispatchEvent(new Event('change'))"
+    )
+    assert len(ids(page)) == everything / 2
+    assert errors(page) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone(page, dark):
+    look_as(page, 390, 800, dark=dark)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    script = "return getComputedStyle(document.body).backgroundColor"
+    ground = page.execute_script(script)
+    assert ground == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+    narrow = page.execute_script("return document.querySelector('#crystal').getBoundingClientRect().width")
+    assert 250 < narrow < 390
+
+
+def test_without_webgl_it_says_so(tmp_path, chromium):
+    text = build_page(content()).replace(
+        "<body>", "<body><script>HTMLCanvasElement.prototype.getContext = () => null</script>", 1
+    )
+    driver = opened(chromium, tmp_path / "plain.html", text)
+    click(driver, f"tr[data-id='{first_of(driver, 0)}']")
+    assert "no 3D view in this browser" in driver.find_element("css selector", "#view figcaption").text
+    assert len(ids(driver)) == 60
+
+
+def test_a_page_of_molecules_has_no_3d_view(tmp_path, chromium):
+    structures = {f"row{number}": molecule_structure("CCO") for number in range(30)}
+    driver = opened(chromium, tmp_path / "molecules.html", build_page(content(structures=structures)))
+    assert driver.execute_script("return typeof $3Dmol") == "undefined"
+    assert driver.find_element("css selector", "#molecule svg").is_displayed()
+    assert errors(driver) == []
