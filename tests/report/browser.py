@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("chromium", "chromium-driver")
+from debian_packages import require_programs
+
+PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 PROGRAMS = ("chromium", "chromedriver")
-NO_INSTALL = "CRYSTALFM_TEST_NO_INSTALL"
-"""Environment variable that keeps the tests from installing packages."""
 
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
@@ -25,39 +23,13 @@ OPTIONS = (
 )
 
 
-class NoBrowserError(Exception):
-    """Chromium cannot be had here; the message says why."""
-
-
-def require_programs() -> None:
+def require_browser() -> None:
     """Install Chromium and its driver where they are missing and this process may do so.
 
     Raises:
-        NoBrowserError: they are missing and cannot be installed.
+        NoProgramError: they are missing and cannot be installed.
     """
-    if all(map(shutil.which, PROGRAMS)):
-        return
-    if os.environ.get(NO_INSTALL):
-        raise NoBrowserError(f"Chromium is not installed, and {NO_INSTALL} is set")
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NoBrowserError(f"Chromium is not installed, and {' '.join(PACKAGES)} need root and apt-get")
-    quick = ["apt-get", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "DPkg::Lock::Timeout=60"]
-    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES, "fonts-dejavu-core"]):
-        try:
-            done = subprocess.run(
-                [*quick, *arguments],
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=240,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise NoBrowserError(f"apt-get {arguments[0]} took too long") from error
-        if done.returncode:
-            raise NoBrowserError(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-300:]}")
-    if not all(map(shutil.which, PROGRAMS)):
-        raise NoBrowserError(f"the packages {' '.join(PACKAGES)} lack some of {' '.join(PROGRAMS)}")
+    require_programs("Chromium", PACKAGES, PROGRAMS)
 
 
 @contextlib.contextmanager

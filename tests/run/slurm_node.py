@@ -16,11 +16,10 @@ from typing import Self
 
 import psutil
 
+from debian_packages import NoProgramError, require_programs
+
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
-NO_INSTALL = "CRYSTALFM_TEST_NO_INSTALL"
-"""Environment variable that keeps the tests from installing packages."""
-
 START_SECONDS = 60.0
 CONFIGURATION = """
 ClusterName=test
@@ -53,41 +52,15 @@ PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-class NoSlurmError(Exception):
-    """SLURM cannot be had here; the message says why."""
-
-
-def require_programs() -> None:
+def require_slurm() -> None:
     """Install SLURM where it is missing and this process may do so.
 
     Raises:
-        NoSlurmError: it is missing and cannot be installed, or this process may not start it.
+        NoProgramError: it is missing and cannot be installed, or this process may not start it.
     """
     if os.geteuid() != 0:
-        raise NoSlurmError("a node of SLURM has to be started as root")
-    if all(map(shutil.which, PROGRAMS)):
-        return
-    if os.environ.get(NO_INSTALL):
-        raise NoSlurmError(f"SLURM is not installed, and {NO_INSTALL} is set")
-    if shutil.which("apt-get") is None:
-        raise NoSlurmError(f"SLURM is not installed, and there is no apt-get to install {' '.join(PACKAGES)}")
-    quick = ["apt-get", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10", "-o", "DPkg::Lock::Timeout=60"]
-    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        try:
-            done = subprocess.run(
-                [*quick, *arguments],
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=240,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise NoSlurmError(f"apt-get {arguments[0]} took too long") from error
-        if done.returncode:
-            raise NoSlurmError(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-300:]}")
-    if not all(map(shutil.which, PROGRAMS)):
-        raise NoSlurmError(f"the packages {' '.join(PACKAGES)} lack some of {' '.join(PROGRAMS)}")
+        raise NoProgramError("a node of SLURM has to be started as root")
+    require_programs("SLURM", PACKAGES, PROGRAMS)
 
 
 def free_ports(num: int) -> list[int]:

@@ -17,9 +17,10 @@ import pytest
 import torch
 from filelock import FileLock
 from run_helpers import TINY, MakeConfig, last_state
-from slurm_node import NoSlurmError, SlurmNode, require_programs
+from slurm_node import SlurmNode, require_slurm
 
 from crystalfm.run.train import train
+from debian_packages import NoProgramError
 
 SETTINGS = [*TINY, "trainer.max_epochs=3", "model.dropout=0.1", "optimizer.lr=0.01", "trainer.num_threads=1"]
 
@@ -55,8 +56,8 @@ def node() -> Iterator[SlurmNode]:
     # One at a time, whatever other processes run these tests.
     with FileLock(Path(tempfile.gettempdir()) / f"crystalfm-test-slurm-{os.getuid()}.lock"):
         try:
-            require_programs()
-        except NoSlurmError as reason:
+            require_slurm()
+        except NoProgramError as reason:
             pytest.skip(str(reason))
         with SlurmNode() as started:
             yield started
