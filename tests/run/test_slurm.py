@@ -207,5 +207,5 @@ def test_two_tasks_of_srun_stop_and_go_on_together(jobs: Jobs) -> None:
     ended = jobs.node.wait(through, stopped)
     assert [item["JobState"] for item in ended] == ["COMPLETED", "COMPLETED"], jobs.output()
     assert [item["Restarts"] for item in ended] == ["0", "1"]
-    assert f"job {stopped} is queued again" in jobs.output()
+    assert f"queueing job {stopped} again" in jobs.output()
     assert_same_run(jobs.only("through"), jobs.only("stopped"))

@@ -225,12 +225,12 @@ def _queue_again(job: SlurmJob) -> None:
                 " or hydra.launcher.max_num_timeout a larger number",
             ) from error
         return
+    # Before the request: SLURM may end this process before the answer is here.
+    _tell(f"queueing job {job.id} again; it goes on in its run folder")
     try:
         scontrol("requeue", job.id)
     except SlurmError as error:
         _tell(f"the job could not be queued again ({error}); go on with ckpt= and the run folder")
-    else:
-        _tell(f"job {job.id} is queued again and goes on in its run folder")
 
 
 def _tell(text: str) -> None:
