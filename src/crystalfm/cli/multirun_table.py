@@ -91,7 +91,7 @@ def read_metrics(folder: Path) -> dict[Metric, float]:
 
 def _score_metrics(prefix: str, scores: Mapping[str, Any], units: Mapping[str, str]) -> dict[Metric, float]:
     """Return the errors on each target; mean square errors are shown where the target has no unit."""
-    from crystalfm.metrics.scores import unit_symbol
+    from crystalfm.metrics.scores import unit_symbol, with_unit
 
     found: dict[Metric, float] = {}
     for name, unit in units.items():
@@ -99,7 +99,7 @@ def _score_metrics(prefix: str, scores: Mapping[str, Any], units: Mapping[str, s
         for kind in ("mae", "rmse", "mse", "r2"):
             if score.get(kind) is not None:
                 is_shown = kind == "mae" or (kind == "mse" and not symbol)
-                heading = f"{prefix.replace('/', ' ')}{kind.upper()}\n{name}" + (f" ({symbol})" if symbol else "")
+                heading = f"{prefix.replace('/', ' ')}{kind.upper()}\n{with_unit(name, unit)}"
                 found[Metric(f"{prefix}{kind}_{target.label}", heading if is_shown else "")] = score[kind]
         if score.get("mae_ev") is not None and unit.lower() != "ev":
             found[Metric(f"{prefix}mae_{name}_eV")] = score["mae_ev"]

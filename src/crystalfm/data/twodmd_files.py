@@ -302,6 +302,7 @@ class _Reference:
 
     @classmethod
     def read(cls, part: ReleasePart) -> _Reference:
+        """Read the two tables of a part."""
         path = part.table("initial_structures")
         cells = read_text(path, ["base", "cell_size", "energy"])
         pristine = {
@@ -317,6 +318,7 @@ class _Reference:
         return cls(part, pristine, potentials)
 
     def pristine_energy(self, record: DefectRecord) -> float:
+        """Return the total energy in eV of the supercell without defects."""
         key = (record.host, record.size)
         if key not in self.pristine:
             known = "; ".join(f"{host} {list(size)}" for host, size in self.pristine)

@@ -40,6 +40,12 @@ def unit_symbol(unit: str) -> str:
     return "" if unit in {"", "1"} else _SYMBOLS.get(unit.lower(), unit)
 
 
+def with_unit(text: str, unit: str) -> str:
+    """Return a text with the short form of a unit in brackets behind it (``gap (eV)``), where there is one."""
+    symbol = unit_symbol(unit)
+    return f"{text} ({symbol})" if symbol else text
+
+
 @dataclass(frozen=True)
 class TargetScore:
     """Errors of one model on one target over the rows where the target is known.

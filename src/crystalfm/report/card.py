@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import crystalfm
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import with_unit
 from crystalfm.report.tables import format_count, format_number, markdown_results
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _front_matter(facts: CardFacts) -> str:
             dataset_name=facts.data,
             dataset_split="test",
             metric_type=kind,
-            metric_name=" ".join(filter(None, (kind.upper(), "of", score.target.name, _unit(score.target.unit)))),
+            metric_name=with_unit(f"{kind.upper()} of {score.target.name}", score.target.unit),
             metric_value=value,
         )
         for score in facts.results[0].scores
@@ -106,13 +106,8 @@ def _front_matter(facts: CardFacts) -> str:
     return str(data.to_yaml()).strip()
 
 
-def _unit(unit: str) -> str:
-    symbol = unit_symbol(unit)
-    return f"({symbol})" if symbol else ""
-
-
 def _summary(facts: CardFacts) -> str:
-    targets = ", ".join(f"{score.target.name} {_unit(score.target.unit)}".strip() for score in facts.results[0].scores)
+    targets = ", ".join(with_unit(score.target.name, score.target.unit) for score in facts.results[0].scores)
     kind = "crystals" if facts.crystals else "molecules"
     inputs = "; ".join(f"{name} ({encoder})" for name, encoder in facts.modalities.items()) or "nothing"
     size = "" if facts.parameters is None else f", {format_count(facts.parameters)} parameters"

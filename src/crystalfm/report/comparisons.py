@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import with_unit
 from crystalfm.report.figures import BLUE, GREY, STYLE, save
 from crystalfm.report.tables import format_number
 
@@ -79,8 +79,7 @@ def comparison_table(scores: Sequence[ComparedScore], *, rows: int, split: str) 
     table.add_column("")
     targets = list(dict.fromkeys(score.target for score in scores))
     for target in targets:
-        symbol = unit_symbol(target.unit)
-        title = f"{target.name} ({symbol})" if symbol else target.name
+        title = with_unit(target.name, target.unit)
         for score in sorted((one for one in scores if one.target == target), key=lambda one: one.mae.value):
             behind = "" if score.behind is None else _range(score.behind, "+")
             table.add_row(title, score.run, _range(score.mae), format_number(score.rmse), behind, score.verdict)
@@ -105,8 +104,7 @@ def comparison_figure(scores: Sequence[ComparedScore], path: Path, *, title: str
             colors = [BLUE if chosen[run].behind is None else GREY for run in runs]
             axes.errorbar(values, range(len(runs)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.8)
             axes.scatter(values, range(len(runs)), color=colors, zorder=3)
-            symbol = unit_symbol(target.unit)
-            axes.set_xlabel(f"MAE of {target.name}" + (f" ({symbol})" if symbol else ""))
+            axes.set_xlabel(with_unit(f"MAE of {target.name}", target.unit))
             axes.set_yticks(range(len(runs)), [_shortened(run) for run in runs])
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.grid(axis="x")

@@ -18,7 +18,7 @@ from matplotlib.patches import Polygon, Wedge
 from matplotlib.ticker import MaxNLocator
 
 from crystalfm.metrics.defects import quarter_score
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import unit_symbol, with_unit
 from crystalfm.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, VERMILLION, grid, save
 
 if TYPE_CHECKING:
@@ -292,8 +292,8 @@ def _targets_panel(axes: Axes, column: DesignedValues, tolerance: float) -> list
     axes.plot(limits, limits, color=GREY, lw=1.0, ls=(0, (5, 3)), zorder=1)
     axes.scatter(asked, values, s=14, color=_faded(BLUE, np.abs(values - asked)), linewidths=0, zorder=2)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel(_with_unit("target", column.target))
-    axes.set_ylabel(_with_unit("surrogate", column.target))
+    axes.set_xlabel(with_unit("target", column.target.unit))
+    axes.set_ylabel(with_unit("surrogate", column.target.unit))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=True)
@@ -314,7 +314,7 @@ def _one_target_panel(axes: Axes, column: DesignedValues, tolerance: float) -> l
     labels = [f"{name}\n{_hit_text(values, target, tolerance)}" for name, (values, _) in shown.items()]
     axes.set_xticks(range(len(shown)), labels)
     axes.set_xlim(-0.6, len(shown) - 0.4)
-    axes.set_ylabel(_with_unit("surrogate", column.target))
+    axes.set_ylabel(with_unit("surrogate", column.target.unit))
     axes.grid(visible=True, axis="y")
     heading = f"target {_number(target)} ± {_number(tolerance)} {unit_symbol(column.target.unit)}".rstrip()
     return [heading, *_score_lines(column)]
@@ -353,8 +353,3 @@ def _faded(colour: str, errors: NDArray[np.float64]) -> list[tuple[float, float,
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
-
-
-def _with_unit(text: str, target: TargetSpec) -> str:
-    symbol = unit_symbol(target.unit)
-    return f"{text} ({symbol})" if symbol else text

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from crystalfm.explain.words import colored_html
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import unit_symbol, with_unit
 from crystalfm.report.figures import BLUE, GREY, STYLE, VERMILLION, save
 from crystalfm.report.tables import format_number
 
@@ -54,8 +54,7 @@ def erasure_table(
     for heading in ("in texts", "tokens", "MAE", "change [95 %]", "same length at random [95 %]"):
         table.add_column(heading, justify="right")
     for target in targets:
-        symbol = unit_symbol(target.unit)
-        table.add_row(f"{target.name} ({symbol})" if symbol else target.name, "none", "", "", _short(mae[target.label]))
+        table.add_row(with_unit(target.name, target.unit), "none", "", "", _short(mae[target.label]))
         for item in found:
             if item.target == target.label:
                 texts, tokens = f"{item.num_texts:,}", f"{item.mean_tokens:.0f}"
@@ -97,7 +96,6 @@ def word_figure(name: str, effects: WordEffects, target: TargetSpec, column: int
     """Draw the words of a text that matter most for a target, and what masking each does."""
     chosen = effects.ranking(column)[:_STRONGEST_WORDS]
     changes = effects.change[chosen, column]
-    symbol = unit_symbol(target.unit)
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(chosen)), layout="constrained")
         axes = figure.subplots()
@@ -105,7 +103,7 @@ def word_figure(name: str, effects: WordEffects, target: TargetSpec, column: int
         axes.set_yticks(range(len(chosen)), [f"{effects.words[place]}  ({place + 1})" for place in chosen])
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_xlabel(f"change of {target.name}" + (f" ({symbol})" if symbol else "") + " when the word is masked")
+        axes.set_xlabel(f"change of {with_unit(target.name, target.unit)} when the word is masked")
         axes.set_title(f"{name}: predicted {format_number(float(effects.prediction[column]))}; place in brackets")
         axes.grid(axis="x")
         return save(figure, path)

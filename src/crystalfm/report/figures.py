@@ -26,6 +26,7 @@ from crystalfm.metrics.scores import (
     known_pairs,
     score_target,
     unit_symbol,
+    with_unit,
 )
 
 if TYPE_CHECKING:
@@ -87,11 +88,6 @@ def grid(
     return figure, axes[:num_panels]
 
 
-def _with_unit(text: str, unit: str) -> str:
-    symbol = unit_symbol(unit)
-    return f"{text} ({symbol})" if symbol else text
-
-
 def _score_text(score: TargetScore) -> str:
     symbol = unit_symbol(score.target.unit)
     mae = f"MAE {score.mae:#.3g} {symbol}".rstrip()
@@ -120,8 +116,8 @@ def _draw_points(
 def _parity_panel(axes: Axes, true: NDArray[np.floating], predicted: NDArray[np.floating], target: TargetSpec) -> None:
     known_true, known_predicted = known_pairs(true, predicted)
     axes.set_title(target.name, fontweight="bold")
-    axes.set_xlabel(_with_unit("true", target.unit))
-    axes.set_ylabel(_with_unit("predicted", target.unit))
+    axes.set_xlabel(with_unit("true", target.unit))
+    axes.set_ylabel(with_unit("predicted", target.unit))
     finite = np.isfinite(known_predicted)
     if not finite.any():
         axes.text(0.5, 0.5, "no known values", transform=axes.transAxes, ha="center", color=GREY)
@@ -328,7 +324,7 @@ def _comparison_panel(
     axes.set_yticks(positions, models if with_labels else [""] * len(models))
     axes.tick_params(axis="y", length=0)
     axes.set_title(target.name, fontweight="bold")
-    axes.set_xlabel(_with_unit("MAE", target.unit))
+    axes.set_xlabel(with_unit("MAE", target.unit))
     highest = max((value for value in values if math.isfinite(value)), default=1.0)
     axes.set_xlim(0, highest * 1.3 or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(3))

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich import box
 from rich.table import Table
 
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import with_unit
 from crystalfm.report.figures import BLUE, GREY, STYLE, VERMILLION, save
 from crystalfm.report.tables import format_number
 
@@ -33,8 +33,7 @@ def group_table(found: Sequence[GroupError], targets: Sequence[TargetSpec]) -> T
     for heading in ("rows", "MAE [95 %]", "among the best tenth"):
         table.add_column(heading, justify="right")
     for target in targets:
-        symbol = unit_symbol(target.unit)
-        title, kind = f"{target.name} ({symbol})" if symbol else target.name, ""
+        title, kind = with_unit(target.name, target.unit), ""
         for item in found:
             if item.target != target.label:
                 continue
@@ -50,7 +49,6 @@ def group_table(found: Sequence[GroupError], targets: Sequence[TargetSpec]) -> T
 
 def group_figure(found: Sequence[GroupError], target: TargetSpec, path: Path) -> Path:
     """Draw error and share of the best-predicted tenth of every group of one target, kinds one below the other."""
-    symbol = unit_symbol(target.unit)
     names, places, ticks = [], [], []
     headings: dict[str, float] = {}
     place = 0.0
@@ -73,7 +71,7 @@ def group_figure(found: Sequence[GroupError], target: TargetSpec, path: Path) ->
         ]
         left.barh(places, values, color=BLUE)
         left.errorbar(values, places, xerr=spread, fmt="none", ecolor="black", elinewidth=0.8)
-        left.set_xlabel(f"MAE of {target.name}" + (f" ({symbol})" if symbol else ""))
+        left.set_xlabel(with_unit(f"MAE of {target.name}", target.unit))
         left.set_yticks(ticks, names)
         right.barh(places, [item.best_share for item in found], color=GREY)
         right.axvline(_TENTH, color=VERMILLION, linewidth=1.0)

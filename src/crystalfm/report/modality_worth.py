@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import with_unit
 from crystalfm.report.figures import BLUE, STYLE, save
 from crystalfm.report.tables import format_number
 
@@ -63,7 +63,7 @@ def modality_table(found: Sequence[ModalityWorth]) -> Table:
         table.add_column(heading, justify="right")
     for target in dict.fromkeys(item.target for item in found):
         chosen = [item for item in found if item.target == target]
-        table.add_row(_with_unit(target), "nothing", format_number(chosen[0].whole, 4), "")
+        table.add_row(with_unit(target.name, target.unit), "nothing", format_number(chosen[0].whole, 4), "")
         for item in chosen:
             change = f"{item.change.value:+.3g} [{item.change.low:+.3g}, {item.change.high:+.3g}]"
             table.add_row("", item.modality, format_number(item.whole + item.change.value, 4), change)
@@ -86,13 +86,8 @@ def modality_figure(found: Sequence[ModalityWorth], path: Path, *, title: str) -
             axes.barh(names, values, color=BLUE)
             axes.errorbar(values, range(len(names)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.8)
             axes.axvline(0, color="black", linewidth=0.8)
-            axes.set_xlabel(f"change of the MAE of {_with_unit(target)}")
+            axes.set_xlabel(f"change of the MAE of {with_unit(target.name, target.unit)}")
             axes.grid(axis="x")
         panels[0].invert_yaxis()
         figure.suptitle(f"asked without one modality, {title}", fontsize=10)
         return save(figure, path)
-
-
-def _with_unit(target: TargetSpec) -> str:
-    symbol = unit_symbol(target.unit)
-    return f"{target.name} ({symbol})" if symbol else target.name

@@ -15,14 +15,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from crystalfm.metrics.scores import best_model, by_target, unit_symbol
+from crystalfm.metrics.scores import best_model, by_target, unit_symbol, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from crystalfm.contracts import TargetSpec
     from crystalfm.encoders.base import EncoderReport
     from crystalfm.metrics.conformal import IntervalScore
     from crystalfm.metrics.scores import ModelScores, TargetScore
@@ -49,11 +48,6 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return f"{value:#.{digits}g}".rstrip(".")
 
 
-def _with_unit(target: TargetSpec) -> str:
-    symbol = unit_symbol(target.unit)
-    return f"{target.name} ({symbol})" if symbol else target.name
-
-
 def _parameters(facts: RunFacts) -> str:
     if facts.num_parameters is None:
         return "none before fitting"
@@ -66,7 +60,7 @@ def _fact_rows(facts: RunFacts) -> dict[str, str]:
     return {
         "model": facts.model,
         "data": f"{facts.data}, content {facts.data_hash[:12]}",
-        "targets": ", ".join(_with_unit(target) for target in facts.targets),
+        "targets": ", ".join(with_unit(target.name, target.unit) for target in facts.targets),
         "rows": rows,
         "rejected": f"{facts.num_rejected:,}" + (" (see rejected.csv)" if facts.num_rejected else ""),
         "parameters": _parameters(facts),
@@ -148,7 +142,7 @@ def results_table(results: Sequence[ModelScores], *, title: str = "") -> Table:
     for target, scores in table_by_target.items():
         winner = best_model(scores) if len(scores) > 1 else None
         for number, (model, score) in enumerate(scores.items()):
-            name = Text(_with_unit(target) if number == 0 else "", style="bold")
+            name = Text(with_unit(target.name, target.unit) if number == 0 else "", style="bold")
             table.add_row(name, *_score_cells(model, score, best=model == winner, in_ev=in_ev, squared=squared))
         table.add_section()
     return table
@@ -169,7 +163,7 @@ def interval_table(scores: Sequence[IntervalScore], coverage: float, *, title: s
     for score in scores:
         held = f"{score.coverage:.1%}" if math.isfinite(score.coverage) else _NOT_AVAILABLE
         cells = [f"{coverage:.1%}", held, format_number(score.mean_width), f"{score.num_rows:,}"]
-        table.add_row(Text(_with_unit(score.target), style="bold"), *cells)
+        table.add_row(Text(with_unit(score.target.name, score.target.unit), style="bold"), *cells)
     return table
 
 
@@ -185,7 +179,7 @@ def markdown_results(results: Sequence[ModelScores]) -> str:
             mae = format_number(score.mae)
             r2 = f"{score.r2:.3f}" if math.isfinite(score.r2) else _NOT_AVAILABLE
             cells = [
-                _with_unit(target),
+                with_unit(target.name, target.unit),
                 model,
                 f"**{mae}**" if model == winner else mae,
                 format_number(score.mae_ev),

@@ -61,7 +61,7 @@ def compare(places: Sequence[str], split: str, output: Path | None, console: Con
         UserError: fewer than two runs, or they were not tested on the same rows, targets and units.
     """
     runs = _named([root for place in places for root in _run_folders(place)], split)
-    if len(runs) < 2:  # noqa: PLR2004
+    if not runs[1:]:
         raise UserError("two runs at least are needed to compare", remedy="crystalfm compare RUN RUN")
     for other in runs[1:]:
         _require_same_test(runs[0], other, split)

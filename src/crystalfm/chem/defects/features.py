@@ -190,6 +190,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, names: list[str], sites: NDArray[np.int64], table: SiteTable) -> _Pairs:
+        """Return all pairs of defects, named by their rules in alphabetical order."""
         order = sorted(range(len(names)), key=lambda place: (names[place], sites[place]))
         sites = sites[order]
         labels = np.array([names[place] for place in order], dtype=np.str_)

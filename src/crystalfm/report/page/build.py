@@ -7,14 +7,13 @@ import math
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from crystalfm.metrics.scores import best_model, by_target
+from crystalfm.metrics.scores import best_model, by_target, with_unit
 from crystalfm.report.figures import epoch_series
 from crystalfm.report.page.charts import (
     bar_chart,
     curve_chart,
     parity_chart,
     residual_chart,
-    with_unit,
 )
 from crystalfm.report.page.markup import cell, definitions, escape, head, section, table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from crystalfm.metrics.scores import known_pairs, unit_symbol
+from crystalfm.metrics.scores import known_pairs, with_unit
 from crystalfm.report.page.markup import escape
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 10, 42
 _MAX_MARKERS = 60
 _ZERO = 1e-12
 _OWN_COLOURS = {"training": 1, "validation": 2}
-
-
-def with_unit(text: str, unit: str) -> str:
-    """Return a text with the unit's symbol in brackets where there is one."""
-    symbol = unit_symbol(unit)
-    return f"{text} ({symbol})" if symbol else text
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from crystalfm.generation.defects.prompts import DefectPromptSettings
 from crystalfm.io.files import write_json
 from crystalfm.metrics.crystals.counts import Share
 from crystalfm.metrics.defects import OPTIMISTIC, SAME_JUDGE
-from crystalfm.metrics.scores import unit_symbol
+from crystalfm.metrics.scores import unit_symbol, with_unit
 from crystalfm.report.tables import closing_panel, format_number
 from crystalfm.run.designing.known import training_forms
 from crystalfm.run.designing.outputs import CRYSTALS, REPORT, Design, report_of, write_crystals, write_tables
@@ -231,8 +231,7 @@ def _best_table(design: Design) -> Table:
     table.add_column("defects")
     shown = [spec for spec in design.specs if spec.name in search.values]
     for spec in shown:
-        symbol = unit_symbol(spec.unit)
-        table.add_column(f"{spec.name} ({symbol})" if symbol else spec.name, justify="right")
+        table.add_column(with_unit(spec.name, spec.unit), justify="right")
     if search.errors:
         table.add_column("worst error", justify="right")
     for rank, place in enumerate(search.ranked()[:_NUM_SHOWN], start=1):

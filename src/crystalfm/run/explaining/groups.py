@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from math import gcd
 from typing import TYPE_CHECKING
 
 from crystalfm.chem.crystals import Crystal
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from crystalfm.data.records import RecordTable
 
 _UNKNOWN = "unknown"
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def row_groups(table: RecordTable) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -41,12 +38,9 @@ def _crystal_groups(crystals: list[Crystal]) -> tuple[dict[str, list[str]], dict
 
 def prototype(crystal: Crystal) -> str:
     """Return the reduced formula with letters for the elements, the rarest first: ``AB2C4`` for MgAl2O4."""
-    counts = sorted(Counter(crystal.atomic_numbers.tolist()).values())
-    divisor = gcd(*counts)
-    return "".join(
-        letter + (str(count // divisor) if count > divisor else "")
-        for letter, count in zip(_LETTERS, counts, strict=False)
-    )
+    from pymatgen.core.composition import Composition
+
+    return str(Composition(crystal.formula).anonymized_formula)
 
 
 def _crystal_systems(crystals: list[Crystal]) -> list[str] | None:
