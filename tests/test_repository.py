@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import crystalfm
+from crystalfm.config.python_source import parse_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "crystalfm"
@@ -65,7 +66,7 @@ def functions(tree):
 
 
 def parse(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return parse_python(path.read_text(encoding="utf-8"))
 
 
 def public_nodes(tree):
@@ -118,8 +119,8 @@ def swallowed(tree):
 
 def test_no_exception_is_swallowed():
     assert [f"{relative(path)}:{line}" for path in SOURCES for line in swallowed(parse(path))] == []
-    assert swallowed(ast.parse("try:\n    f()\nexcept (OSError, Exception):\n    pass\n")) == [3]
-    assert swallowed(ast.parse("try:\n    f()\nexcept Exception as e:\n    raise E from e\n")) == []
+    assert swallowed(parse_python("try:\n    f()\nexcept (OSError, Exception):\n    pass\n")) == [3]
+    assert swallowed(parse_python("try:\n    f()\nexcept Exception as e:\n    raise E from e\n")) == []
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """Types of settings: what annotations mean, and which values fit."""
 
-import ast
-
 import pytest
 
+from crystalfm.config.python_source import parse_expression
 from crystalfm.config.value_types import AnyOf, Choice, DictOf, ListOf, Scalar, mismatch, parse_type
 
 
 def parse(text):
-    return parse_type(ast.parse(text, mode="eval").body)
+    return parse_type(parse_expression(text))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,8 @@ def test_types_that_yaml_cannot_hold(annotation):
 
 
 def test_alias_is_looked_up():
-    aliases = {"Name": ast.parse("Literal['x', 'y'] | None", mode="eval").body}
-    kind = parse_type(ast.parse("list[Name]", mode="eval").body, aliases.get)
+    aliases = {"Name": parse_expression("Literal['x', 'y'] | None")}
+    kind = parse_type(parse_expression("list[Name]"), aliases.get)
     assert kind == ListOf(AnyOf((Choice(("x", "y")), Scalar("None"))))
     assert kind.choices == ("x", "y")
 

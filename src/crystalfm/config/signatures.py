@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from crystalfm.config.python_source import parse_python
 from crystalfm.config.value_types import ValueType, parse_type
 from crystalfm.contracts import UserError
 
@@ -125,7 +126,7 @@ def _module(name: str) -> _Module | None:
     source = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
     if source is None:
         return None
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    tree = parse_python(source.read_text(encoding="utf-8"))
     classes: dict[str, ast.ClassDef] = {}
     aliases: dict[str, ast.expr] = {}
     imported: dict[str, str] = {}

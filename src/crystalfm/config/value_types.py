@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crystalfm.config.problems import nearest
+from crystalfm.config.python_source import parse_expression
 
 MISSING = "???"
 """A value that the user must give."""
@@ -179,7 +180,7 @@ def parse_type(node: ast.expr | None, lookup: Lookup = no_aliases) -> ValueType 
         case ast.Constant(value=None) | ast.Name(id="int" | "float" | "str" | "bool" | "Any"):
             return Scalar(ast.unparse(node))
         case ast.Constant(value=str(text)):
-            return parse_type(ast.parse(text, mode="eval").body, lookup)
+            return parse_type(parse_expression(text), lookup)
         case ast.Name(id=name) if (alias := lookup(name)) is not None:
             return parse_type(alias, lookup)
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
