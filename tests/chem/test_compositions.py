@@ -117,6 +117,11 @@ def test_another_composition_has_another_vector(table):
     assert features(["Fe", "O"], table) != pytest.approx(features(["Fe", "Fe", "O"], table))
 
 
+def test_no_compositions_have_no_rows_of_the_same_length(table):
+    """All compositions missing is what ``explain=modalities`` asks about."""
+    assert composition_features(np.zeros((0, 118)), table).shape == (0, NUM_FEATURES)
+
+
 def test_names_and_columns_agree():
     assert len(feature_names()) == len(set(feature_names())) == NUM_FEATURES
 

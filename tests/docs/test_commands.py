@@ -216,13 +216,15 @@ def check_describe(command, workplace):
 
 
 def check_predict(command, workplace):
+    (workplace / "gaps").mkdir()  # what an export before has written
     cfg = predict_config(with_run(command.arguments, workplace))
     assert cfg.input
 
 
 def check_export(command, workplace):
+    words = [word if "=" in word else f"ckpt={word}" for word in with_run(command.arguments, workplace)]
     with Composer("export") as composer:
-        assert preflight(composer, with_run(command.arguments, workplace), fit=False)
+        assert preflight(composer, words, fit=False)
 
 
 def check_fetch(command, workplace):
@@ -268,6 +270,7 @@ CHECKS = {
     "source": check_source,
     "card": check_card,
     "compare": check_card,
+    "erasure": check_card,
     "data check": check_console,
     "defects enumerate": check_console,
     "defects random": check_console,
@@ -318,15 +321,29 @@ def test_evaluation_runs(workplace, finished_run):
             assert main(["evaluate", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
 
 
+def write_erasure(run):
+    """What ``evaluate.py explain=erasure`` leaves of a model of one property, with one tag."""
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    tag = {"tag": "summary", "target": "gap_eV", "num_texts": 3, "mean_tokens": 2.0, "mae": 0.3}
+    tag |= dict.fromkeys(("change", "control", "excess"), interval)
+    content = {"rows": 3, "texts": "robocrys", "other_share": 0.0, "mae": {"gap_eV": 0.2}, "tags": [tag]}
+    (run / "explanations").mkdir()
+    content |= {"targets": [{"name": "gap", "unit": "eV"}]}
+    (run / "explanations" / "erasure.json").write_text(json.dumps(content), encoding="utf-8")
+
+
 def test_cards_and_comparisons_run(workplace, finished_run):
     run = adopt(finished_run, workplace)
-    shutil.copytree(run, workplace / "runs" / "again" / "0")
+    again = workplace / "runs" / "again" / "0"
+    shutil.copytree(run, again)
+    write_erasure(again)
     for command in DOCUMENTED:
-        if command.program in {"card", "compare"}:
+        if command.program in {"card", "compare", "erasure"}:
             words = with_run(command.arguments, run)
             words = [re.sub(r"runs/[\w-]+/SWEEP", str(workplace / "runs" / "again"), word) for word in words]
             assert main([command.program, *words]) == 0
     assert (workplace / "comparison" / "comparison.csv").is_file()
+    assert (workplace / "erasures" / "erasures.csv").is_file()
     assert (workplace / "README.md").is_file()
 
 
@@ -344,7 +361,7 @@ def test_generation_export_and_judging_run(workplace, finished_generator):
             small = [word for word in words if not word.startswith("n=")]
             options = ["n=3", "pictures=0", "paths.cache=cache", "name=generated", "progress_bar=false"]
             assert main(["generate", *small, *options]) == 0
-        elif command.program == "export" and "adapter=true" not in words:
+        elif command.program == "export" and "runs/crystal_" in command.line and "adapter=true" not in words:
             assert main(["export", *words, "paths.cache=cache"]) == 0
         elif command.program == "evaluate" and "ckpt=runs/crystal_" in command.line:
             small = [word for word in words if not word.startswith(("ipt_crystals", "match_"))]
@@ -384,11 +401,11 @@ def test_designs_of_defects_run(workplace, designing_runs):
     assert all((run / "ranked.csv").is_file() and (run / "figures" / "best.png").is_file() for run in designed)
 
 
-def test_prediction_runs(workplace, finished_run):
+def test_prediction_and_export_run(workplace, finished_run):
     run = adopt(finished_run, workplace)
     for command in DOCUMENTED:
-        if command.program == "predict":
-            assert main(["predict", *with_run(command.arguments, run), "paths.cache=cache"]) == 0
+        if command.program == "predict" or (command.program == "export" and "runs/crystal_" not in command.line):
+            assert main([command.program, *with_run(command.arguments, run), "paths.cache=cache"]) == 0
     assert Path("predictions.csv").is_file()
 
 

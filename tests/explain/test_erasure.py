@@ -40,6 +40,8 @@ def test_only_the_part_that_is_read_matters() -> None:
     assert weight.mae == weight.change.value == 2.5
     assert weight.change.low < 2.5 < weight.change.high
     assert filler.change.value == filler.change.low == filler.change.high == 0.0
+    for one in (weight, filler):
+        assert one.excess.value == pytest.approx(one.change.value - one.control.value)
 
 
 def test_the_control_takes_as_many_words() -> None:
@@ -55,10 +57,12 @@ def test_the_control_takes_as_many_words() -> None:
     assert erase(TEXTS, ["weight"], SETTINGS).controls["weight"] == texts.controls["weight"]
 
 
-def test_texts_to_predict_are_named_once() -> None:
-    distinct = erase(TEXTS, ["weight"], SETTINGS).distinct()
-    assert len(distinct) == len(set(distinct))
-    assert set(erase(TEXTS, ["weight"], SETTINGS).erased["weight"]) <= set(distinct)
+def test_texts_to_predict_are_named_with_their_crystals() -> None:
+    texts = erase(TEXTS, ["weight"], SETTINGS)
+    named, owners = texts.pairs()
+    found = set(zip(named, owners, strict=True))
+    for group in (texts.whole, texts.erased["weight"], *texts.controls["weight"]):
+        assert {(text, number) for number, text in enumerate(group)} <= found
 
 
 @pytest.mark.parametrize("draws", [1, 4])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalfm.explain.words import MASK, colored_html, masked_texts, word_effects
+from crystalfm.explain.words import MASK, colored_html, masked_texts, word_effects, word_means
 
 
 def letters(texts: Sequence[str], owners: Sequence[int]) -> NDArray[np.float64]:
@@ -16,8 +16,24 @@ def letters(texts: Sequence[str], owners: Sequence[int]) -> NDArray[np.float64]:
 
 
 def test_each_word_is_masked_once() -> None:
-    assert masked_texts("aa  b\nc") == [f"{MASK} b c", f"aa {MASK} c", f"aa b {MASK}"]
+    assert masked_texts("aa  b\nc") == [(f"{MASK} b c", [0]), (f"aa {MASK} c", [1]), (f"aa b {MASK}", [2])]
+    assert masked_texts("aa aa") == [(f"{MASK} aa", [0]), (f"aa {MASK}", [1])]
     assert masked_texts("") == []
+
+
+def test_all_places_of_a_word_are_masked_together() -> None:
+    assert masked_texts("a b a", same_words=True) == [(f"{MASK} b {MASK}", [0, 2]), (f"a {MASK} a", [1])]
+    (effects,) = word_effects(["a b a c"], letters, same_words=True)
+    np.testing.assert_array_equal(effects.change, [[-2, 0], [0, -1], [-2, 0], [0, 0]])
+
+
+def test_means_are_over_places_and_take_off_punctuation() -> None:
+    effects = word_effects(["aa, b aa.", "a aa"], letters)
+    first, second, third = word_means(effects, 0)
+    assert (first.word, first.num_texts, first.num_places, first.change, first.absolute) == ("aa", 2, 3, -2, 2)
+    assert (second.word, second.num_texts, second.num_places, second.change) == ("a", 1, 1, -1)
+    assert (third.word, third.absolute) == ("b", 0)
+    assert word_means([], 0) == []
 
 
 def test_changes_are_those_of_the_masked_word() -> None:

@@ -149,3 +149,15 @@ def test_modality_dropout_only_in_training(make_batch):
 def test_bad_settings_are_refused(settings, match):
     with pytest.raises(UserError, match=match):
         _network(**settings)
+
+
+def test_attention_is_over_the_modalities_that_a_row_has(make_batch):
+    network = _network().eval()
+    batch = make_batch(32, absent=0.4)
+    weights, allowed, present = network.attention(batch)
+    assert weights.shape == (32, 1, 3, 3)
+    assert torch.equal(present, torch.stack([batch[f"{name}.present"] for name in NAMES], dim=1))
+    assert weights[:, 0][~allowed].eq(0).all()
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(32, 1, 3))
+    heads = network.llm.attention(network.embed(batch, present), present)
+    torch.testing.assert_close(weights, heads.mean(dim=2))

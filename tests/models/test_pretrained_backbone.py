@@ -343,3 +343,27 @@ def test_a_missing_optional_package_names_its_extra(store, monkeypatch, package,
     )
     with pytest.raises(UserError, match=rf"{package}\n.*crystalfm\[llm\]"):
         PretrainedBackbone(store=store, asset="gpt2", **settings)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("settings", [{}, {"causal": False}, {"lora_rank": 2, "positions": "zero"}])
+def test_attention_weights_are_those_that_the_fused_kernel_mixes_with(store, inputs, name, settings):
+    """Weights times the values of each layer are what its output projection gets in an ordinary pass."""
+    backbone = PretrainedBackbone(store=store, asset=name, **settings).eval()
+    before = backbone(inputs, MASKS)
+    weights = backbone.attention(inputs, MASKS)
+    assert weights.shape == (len(MASKS), 3, 4, 3, 3)
+    values, mixed = [], []
+    for layer in backbone.model.h if name == "gpt2" else backbone.model.layers:
+        attention = layer.attn if name == "gpt2" else layer.self_attn
+        source = attention.c_attn if name == "gpt2" else attention.v_proj
+        output = attention.c_proj if name == "gpt2" else attention.o_proj
+        source.register_forward_hook(lambda module, given, result: values.append(result))
+        output.register_forward_pre_hook(lambda module, given: mixed.append(given[0]))
+    assert torch.equal(backbone(inputs, MASKS), before), "asking for the attention changed the model"
+    for layer, (value, expected) in enumerate(zip(values, mixed, strict=True)):
+        heads = value[..., -WIDTH:] if name == "gpt2" else value
+        heads = heads.reshape(len(MASKS), 3, -1, WIDTH // 4).transpose(1, 2)
+        heads = heads.repeat_interleave(4 // heads.shape[1], dim=1)  # LLaMA's heads share values in groups
+        found = (weights[:, layer] @ heads).transpose(1, 2).reshape(len(MASKS), 3, WIDTH)
+        torch.testing.assert_close(found[MASKS], expected[MASKS], rtol=1e-5, atol=1e-6)

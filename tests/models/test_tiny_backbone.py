@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from crystalfm.contracts import UserError
+from crystalfm.encoders.transformer_block import attention_bias
 from crystalfm.models.backbones import TinyBackbone, attention_mask, backbone_from_architecture
 
 MASKS = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
@@ -71,3 +72,29 @@ def test_bad_settings_are_refused(settings):
 def test_unknown_kind_is_refused():
     with pytest.raises(UserError, match="did you mean 'tiny'"):
         backbone_from_architecture({"kind": "tinny"})
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_weights_are_those_that_forward_mixes_with(causal):
+    """Weights times values, put through the rest of each block, give the block's own output."""
+    torch.manual_seed(0)
+    backbone = TinyBackbone(width=8, num_layers=2, num_heads=2, causal=causal).eval()
+    inputs = torch.randn(4, 3, 8)
+    weights = backbone.attention(inputs, MASKS)
+    assert weights.shape == (4, 2, 2, 3, 3)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, 2, 2, 3))
+    bias = attention_bias(attention_mask(MASKS, causal=causal), inputs.dtype)
+    hidden = inputs
+    for layer, block in enumerate(backbone.blocks):
+        values = block.query_key_value(block.attention_norm(hidden)).view(4, 3, 3, 2, 4)[:, :, 2].transpose(1, 2)
+        mixed = (weights[:, layer] @ values).transpose(1, 2).reshape(4, 3, 8)
+        after = hidden + block.attention_output(mixed)
+        after = after + block.mlp_output(torch.nn.functional.gelu(block.mlp_input(block.mlp_norm(after))))
+        hidden = block(hidden, bias)
+        torch.testing.assert_close(after, hidden, rtol=0, atol=0)
+
+
+def test_nobody_pays_attention_to_the_absent(backbone):
+    weights = backbone.attention(torch.randn(4, 3, 8), MASKS)
+    hidden = ~MASKS[:, None, None, None, :] & ~torch.eye(3, dtype=torch.bool)
+    assert weights.masked_select(hidden).eq(0).all()

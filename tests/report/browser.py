@@ -20,6 +20,8 @@ OPTIONS = (
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
     "--disable-sync",
+    # A page that was left is gone, with its 3D view.
+    "--disable-features=BackForwardCache",
 )
 
 

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import browser, errors, look_as, requests, require_browser
+from browser import errors, look_as, requests
+from page_driver import awaited, click, column, differs, ids, opened, pixels
 from page_helpers import content
-from PIL import Image
 
 from crystalfm.report.page.build import build_page
 from crystalfm.report.page.structures import molecule_structure
-from debian_packages import NoProgramError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    pytest.importorskip("selenium", reason="needs selenium, which the extra dev installs")
-    try:
-        require_browser()
-    except NoProgramError as error:
-        pytest.skip(str(error))
-    with browser(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture
@@ -38,69 +24,11 @@ def page(tmp_path: Path, chromium: Any) -> Any:
     return opened(chromium, tmp_path / "report.html", build_page(content()))
 
 
-def opened(driver: Any, path: Path, text: str) -> Any:
-    path.write_text(text, encoding="utf-8")
-    look_as(driver, 1200, 900, dark=False)
-    patient(lambda: driver.get("about:blank"))
-    requests(driver), errors(driver)
-    patient(lambda: driver.get(path.as_uri()))
-    return driver
-
-
-def patient(action: Callable[[], Any]) -> Any:
-    """Do something again when the browser, drawing without a graphics card on a busy machine, takes too long."""
-    from selenium.common.exceptions import TimeoutException
-
-    for _ in range(4):
-        try:
-            return action()
-        except TimeoutException:
-            time.sleep(1)
-    return action()
-
-
-def pixels(driver: Any, selector: str) -> np.ndarray:
-    element = driver.find_element("css selector", selector)
-    png = patient(lambda: element.screenshot_as_png)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
-def ids(driver: Any) -> list[str]:
-    script = "return [...document.querySelectorAll('#rows tbody tr')].filter(r => !r.hidden).map(r => r.dataset.id)"
-    found: list[str] = driver.execute_script(script)
-    return found
-
-
-def column(driver: Any, number: int) -> list[float]:
-    script = (
-        "return [...document.querySelectorAll('#rows tbody tr')].map(r => Number(r.cells[arguments[0]].dataset.value))"
-    )
-    found: list[float] = driver.execute_script(script, number)
-    return found
-
-
-def click(driver: Any, selector: str) -> None:
-    driver.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
-def differs(picture: Any, other: Any) -> float:
-    """Return the share of the pixels that differ clearly from those of another picture, or from a colour."""
-    return float((np.abs(picture - other).sum(axis=2) > 60).mean())
-
-
 def sodium_and_chlorine(picture: Any) -> tuple[int, int]:
     """Return how many pixels are violet, and how many green."""
     red, green, blue = (picture[..., place] for place in range(3))
     violet = (blue > green + 60) & (red > green + 20)
     return int(violet.sum()), int(((green > red + 60) & (green > blue + 60)).sum())
-
-
-def awaited(driver: Any, selector: str, ready: Callable[[Any], bool]) -> Any:
-    """Return the pixels of an element once they are ready; as they are after half a minute otherwise."""
-    end = time.monotonic() + 30
-    while not ready(picture := pixels(driver, selector)) and time.monotonic() < end:
-        time.sleep(0.2)
-    return picture
 
 
 def first_of(driver: Any, kind: int) -> str:
@@ -187,7 +115,7 @@ def test_the_table_filters(page):
     box.clear()
     box.send_keys(" ")
     page.execute_script(
-        "const s = document.getElementById('target'); s.value = 'gap_eV'; s.dispatchEvent(new Event('change'))"
+        "const s = document.getElementById('group'); s.value = 'gap_eV'; s.dispatchEvent(new Event('change'))"
     )
     assert len(ids(page)) == everything / 2
     assert errors(page) == []
@@ -200,6 +128,7 @@ def test_it_fits_a_phone(page, dark):
     script = "return getComputedStyle(document.body).backgroundColor"
     ground = page.execute_script(script)
     assert ground == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+    click(page, f"tr[data-id='{first_of(page, 0)}']")
     narrow = page.execute_script("return document.querySelector('#crystal').getBoundingClientRect().width")
     assert 250 < narrow < 390
 

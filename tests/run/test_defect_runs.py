@@ -23,7 +23,7 @@ from crystalfm.models.language.build import language_model
 from crystalfm.models.language.scoring import mean_nll
 from crystalfm.models.language.settings import settings_from_node
 from crystalfm.run.build import asset_store
-from crystalfm.run.export import Origin, export_writer
+from crystalfm.run.exporting.generator import Origin, export_writer
 from crystalfm.run.language.defects import defect_text_settings, prepare_defects, read_records
 from crystalfm.run.language.prepare import language_dataset
 from crystalfm.run.language.restore import restore_writer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from crystalfm.chem.defects.configurations import Configuration
 from crystalfm.chem.defects.enumeration import random_configurations
 from crystalfm.chem.defects.hosts import HOSTS, Supercell
 from crystalfm.chem.defects.rules import parse_rules
+from crystalfm.cli.main import main
 from crystalfm.config.build import resolve_modalities
 from crystalfm.run.api import load
 from crystalfm.run.build import construct
@@ -84,6 +86,19 @@ def test_structures_that_a_model_cannot_know_are_rejected_with_the_reason(
     reasons = ("defect O_S", "defect v_Se", "pristine MoS2", "known host")
     for item, reason in zip(found.rejected, reasons, strict=True):
         assert reason in item.reason
+
+
+def test_an_exported_surrogate_is_checked_by_defects_that_it_knows(
+    make_config: MakeConfig, tmp_path: Path, release: Path
+) -> None:
+    train(make_config("model=xgboost", *TREES, "data=2dmd", f"data.path={release}", tiny=False), tmp_path / "run")
+    assert main(["export", str(tmp_path / "run"), f"out={tmp_path / 'out'}", f"paths.cache={tmp_path / 'cache'}"]) == 0
+    reference = json.loads((tmp_path / "out" / "reference.json").read_text())
+    assert all(value is not None for row in reference["values"] for value in row)
+    cell = Supercell(HOSTS["MoS2"], (4, 4, 1))
+    asked = [one.crystal(cell) for one in new_configurations(cell.size)]
+    one, two = (load(tmp_path / name, accelerator="cpu").predict(asked) for name in ("out", "run"))
+    assert np.array_equal(one.values, two.values)
 
 
 def test_equivalent_structures_are_predicted_alike(make_config: MakeConfig, tmp_path: Path, release: Path) -> None:

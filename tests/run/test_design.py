@@ -177,6 +177,22 @@ def test_every_figure_has_its_denominator(config, engine, surrogate, texts, tmp_
     assert set(returned) == {"valid", "allowed", "unique", "hits", "random_hits"}
 
 
+def test_a_design_leaves_its_page(config, engine, surrogate, texts, tmp_path):
+    engine(texts)
+    generate(config(*ASKED, *surrogate), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in ("7 designs of defects in MoS2", "3 of 7 samples", "homo_lumo_gap 0.2 eV", "not by a calculation"):
+        assert part in text
+    structures = json.loads(text.partition('id="structures">')[2].partition("</script>")[0])
+    assert [one["label"] for one in structures.values()] == ["2 v_S", "v_S"]
+    assert [len(one["crystal"]["marks"]) for one in structures.values()] == [2, 1]
+    # Where an atom is missing is marked, and no atom is there.
+    atoms = structures["2"]["crystal"]["xyz"].splitlines()[2:]
+    places = np.array([[float(word) for word in line.split()[1:]] for line in atoms])
+    assert np.linalg.norm(places - structures["2"]["crystal"]["marks"][0], axis=1).min() > 2.0
+    assert "distance from the target" in text
+
+
 def test_the_table_has_a_row_a_sample(config, engine, surrogate, texts, tmp_path):
     engine(texts)
     generate(config(*ASKED, *surrogate), tmp_path)
@@ -233,6 +249,9 @@ def test_without_a_surrogate_everything_is_written_unscored(config, engine, text
     assert not (tmp_path / "random.parquet").exists()
     assert (tmp_path / "figures" / "best.png").is_file()
     assert not (tmp_path / "figures" / "targets.png").exists()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "worst error" not in text
+    assert text.count("<tr tabindex") == len(rows(tmp_path, "ranked"))
 
 
 def test_several_targets_are_asked_for_in_turn(config, engine, surrogate, texts, tmp_path):
@@ -249,6 +268,7 @@ def test_several_targets_are_asked_for_in_turn(config, engine, surrogate, texts,
     scores = report(tmp_path)["scores"]["properties"]
     assert scores["homo_lumo_gap"]["generated"]["num_25"] == 2
     assert set(scores) == {"homo_lumo_gap", "formation_energy_per_site"}
+    assert "the first of 2, which differ in their targets" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"best.png", "targets.png"}
 
 
@@ -320,6 +340,7 @@ def test_without_the_training_data_nobody_knows_what_is_new(workplace, config, t
     assert report(tmp_path / "out")["novel"] is None
     assert "not at hand" in report(tmp_path / "out")["training"]
     assert rows(tmp_path / "out", "samples")[0]["known"] is None
+    assert "not at hand" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_trained_predictor_ranks(workplace, config, tmp_path):

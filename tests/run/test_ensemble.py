@@ -35,7 +35,8 @@ from crystalfm.run.evaluate import evaluate
 from crystalfm.run.folder import RunFolder, find_checkpoints
 from crystalfm.run.parallel.slurm import QueuedAgain
 from crystalfm.run.predict import predict
-from crystalfm.run.tracking.wandb_run import _group, _short_name
+from crystalfm.run.tracking.wandb_identity import _group
+from crystalfm.run.tracking.wandb_run import _short_name
 from crystalfm.run.train import train
 
 SETTINGS = ["data.val_fraction=0.3", "coverage=0.8", "trainer.max_epochs=1", "model.dropout=0.1"]

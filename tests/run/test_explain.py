@@ -83,7 +83,15 @@ def test_words_of_a_hybrid(make_config: MakeConfig, tmp_path: Path, run: Path, m
     assert [row["word"] for row in rows if row["place"] == "0"] == ["The"] * len({row["id"] for row in rows})
     assert {row["word"] for row in rows} >= set(words)
     changes = np.array([float(row["change"]) for row in rows])
+    ids = {row["id"] for row in rows}
     assert metrics[f"mean_absolute_change_{LABEL}"] == pytest.approx(np.abs(changes).mean())
+    with (folder / "words_mean.csv").open(newline="") as stream:
+        means = {row["word"]: row for row in csv.DictReader(stream)}
+    assert (means["bond"]["num_places"], means["zzz"]["num_texts"]) == (str(len(ids)), str(len(ids)))
+    bond = [float(row["change"]) for row in rows if row["word"] == "bond"]
+    assert float(means["bond"]["change"]) == pytest.approx(np.mean(bond))
+    facts = json.loads((folder / "words.json").read_text())
+    assert (facts["words"], facts["masked"]) == (len(rows), "one place")
     assert "http" not in (folder / "words.html").read_text()
     assert (folder / "words.png").stat().st_size > 5_000
 
@@ -139,3 +147,49 @@ def test_one_modality_cannot_be_left_out(make_config: MakeConfig, tmp_path: Path
     train(make_config(*data, tiny=False), tmp_path / "run")
     with pytest.raises(UserError, match="one modality, crystal_graph"):
         explained(make_config, tmp_path, tmp_path / "run", tmp_path, "modalities")
+
+
+def test_places_of_a_word_together_in_a_given_arithmetic(
+    make_config: MakeConfig, tmp_path: Path, run: Path, mirror: Path
+) -> None:
+    found: dict[tuple[str, str], list[float]] = {}
+    counts = {}
+    for mask, precision in (("place", "float32"), ("word", "float32"), ("word", "bfloat16")):
+        asked = [f"ckpt={run}", "trainer=cpu", f"paths.mirror={mirror}", "explain=words", "explain_rows=2"]
+        asked += [f"explain_mask={mask}", f"explain_precision={precision}"]
+        folder = tmp_path / f"{mask}-{precision}"
+        evaluate(make_config(*asked, config="evaluate", tiny=False), folder)
+        facts = json.loads((folder / "explanations" / "words.json").read_text())
+        assert facts["precision"] == precision
+        counts[mask, precision] = facts["texts_predicted"]
+        with (folder / "explanations" / "words.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        found[mask, precision] = [float(row["change"]) for row in rows]
+        the = [float(row["change"]) for row in rows if row["word"] == "The" and row["id"] == rows[0]["id"]]
+        assert (len(set(the)) == 1) == (mask == "word")
+    assert counts["word", "float32"] < counts["place", "float32"]
+    full, half = np.array(found["word", "float32"]), np.array(found["word", "bfloat16"])
+    assert 0 < np.abs(full - half).max() < 0.1 * np.abs(full).max()
+
+
+def test_words_beyond_the_last_token_are_not_computed(
+    make_config: MakeConfig, tmp_path: Path, run: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crystalfm.run.explaining import texts as module
+
+    asked: list[int] = []
+    whole = module.TextAnswers._predict_new
+
+    def counted(self: Any, texts: list[str], owners: list[int]) -> Any:
+        asked.append(len(texts))
+        return whole(self, texts, owners)
+
+    monkeypatch.setattr(module.TextAnswers, "_predict_new", counted)
+    monkeypatch.setattr(
+        "crystalfm.explain.words.masked_texts",
+        lambda text, same_words: [(f"{'word ' * 100}{number}", [0]) for number in range(5)],
+    )
+    explained(make_config, tmp_path, run, mirror, "words")
+    rows = json.loads((tmp_path / "evaluation" / "explanations" / "words.json").read_text())["texts"]
+    # The whole text of each, and one for the five that are cut before they differ.
+    assert sum(asked) == 2 * rows

@@ -197,6 +197,18 @@ def test_pictures_are_drawn_of_valid_crystals(config, engine, tmp_path, monkeypa
     assert [crystal.formula for crystal in drawn[1]] == ["ClNa", "ClK", "ClNa"]
 
 
+def test_a_generation_leaves_its_page(config, engine, tmp_path, capsys):
+    engine()
+    generate(config("n=14"), tmp_path / "run")
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for part in ("14 generated crystals", "6 of 14 samples", "overlapping atoms", 'id="cards"', "$3Dmol"):
+        assert part in text
+    assert text.count("<tr tabindex") == 14
+    # Of six valid crystals there are two formulas; a crystal whose atoms overlap can be looked at as well.
+    assert text.count('class="crystal"') == 6
+    assert "the run's page" in capsys.readouterr().out
+
+
 def test_a_generation_without_anything_valid_ends_with_a_report(config, engine, tmp_path, capsys):
     engine(texts=("nonsense",))
     generate(config("pictures=4"), tmp_path)

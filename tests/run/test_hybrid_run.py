@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from run_helpers import MakeConfig
+from safetensors.torch import load_file
 
 from crystalfm.chem.description_process import Outcome
+from crystalfm.cli.main import main
+from crystalfm.contracts import UserError
 from crystalfm.data.descriptions import DescribedCrystals
 from crystalfm.io.checkpoints import find_checkpoint, read_checkpoint
+from crystalfm.run.api import load
 from crystalfm.run.evaluate import evaluate
 from crystalfm.run.predict import predict
 from crystalfm.run.train import train
@@ -100,8 +104,6 @@ def test_both_encoders_are_trained_end_to_end(
     metrics = train(cfg, tmp_path / "run")
     weights = read_checkpoint(find_checkpoint(tmp_path / "run"))["state_dict"]
     published = next((mirror / "bert").glob("*.safetensors"))
-    from safetensors.torch import load_file
-
     before = load_file(published)
     name = "encoder.layer.0.output.dense.weight"
     (key,) = [key for key in weights if key.startswith("encoders.description") and key.endswith(name)]
@@ -130,6 +132,31 @@ def test_modes_with_frozen_encoders(
     assert frozen.keys() - {"composition"} == wanted.get(mode, {"crystal_graph", "description"})
     found = again(make_config, tmp_path, f"paths.mirror={mirror}")
     assert found == pytest.approx(metrics[f"test/mae_{TARGET}_eV_per_atom"], rel=1e-4)
+
+
+def test_a_hybrid_is_exported_with_its_graph_network_and_without_its_text_encoder(
+    make_config: MakeConfig, tmp_path: Path, crystals: Path, mirror: Path
+) -> None:
+    data = ("data=jarvis", f"data.path={crystals}")
+    train(make_config("model=alignn", *data, *NARROW, *BRIEF, tiny=False), tmp_path / "source")
+    overrides = ["mode=hybrid", *data, *TEXTS, *BRIEF, *SMALL, f"encoders.crystal_graph.weights={tmp_path / 'source'}"]
+    overrides += ["encoders.description.max_length=64", f"paths.mirror={mirror}"]
+    train(make_config(*overrides, tiny=False), tmp_path / "run")
+    out, paths = tmp_path / "out", [f"paths.mirror={mirror}", f"paths.cache={tmp_path / 'cache'}"]
+    assert main(["export", str(tmp_path / "run"), f"out={out}", *paths]) == 0
+    tensors = load_file(out / "encoders.safetensors")
+    assert tensors
+    assert all(name.startswith("encoders.crystal_graph.weights.") for name in tensors)
+    assert "`bert` (`python -m crystalfm.fetch bert`), SHA-256" in (out / "README.md").read_text()
+    (tmp_path / "source").rename(tmp_path / "gone")
+    atoms = [record["atoms"] for record in json.loads(crystals.read_text())[:3]]
+    one, two = (load(tmp_path / name, accelerator="cpu", mirror=mirror) for name in ("out", "run"))
+    assert np.array_equal(one.predict(atoms).values, two.predict(atoms).values)
+    probes = json.loads((out / "reference.json").read_text())["inputs"]
+    assert all(probe["description"].startswith("cubic, ") for probe in probes)
+    weights = f"encoders.crystal_graph.weights={out}"
+    with pytest.raises(UserError, match="an exported predictor and holds no checkpoint"):
+        train(make_config("model=alignn", *data, *NARROW, *BRIEF, weights, tiny=False), tmp_path / "other")
 
 
 def test_predicts_new_crystals_without_the_source_network(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from judged_crystals import PAIRS, cif, rock_salt, write_reference, write_samples
 
-from crystalfm.chem.crystals import make_crystal
+from crystalfm.chem.crystals import Crystal, make_crystal
 from crystalfm.cli.task import run_task
 from crystalfm.config.preflight import check_config
 from crystalfm.contracts import UserError
@@ -149,6 +149,20 @@ def test_report_counts_unreadable_samples_everywhere(overrides, tmp_path):
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"shares.png", "distributions.png"}
 
 
+def test_judged_crystals_have_a_page(overrides, tmp_path, fake_relaxation):
+    asked = [*overrides, "stability=true", f"relaxation.hull={hull_file(tmp_path)}"]
+    evaluate(check_config("evaluate", asked), tmp_path / "run")
+    counted = json.loads((tmp_path / "run" / "report.json").read_text())["distributions"]
+    assert sum(counted["density"]["samples"]) == sum(counted["num_elements"]["samples"]) == 3
+    assert counted["num_elements"]["reference"] == [0, 6]
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for part in ("5 crystals judged", "2 of 5 samples drawn", "3 of 5 samples", 'id="distributions"', "g/cm³", "e.cif"):
+        assert part in text
+    assert text.count("<tr tabindex") == 5
+    structures = json.loads(text.partition('id="structures">')[2].partition("</script>")[0])
+    assert {name for name, one in structures.items() if one["relaxed"]} == {"a.cif", "b.cif"}
+
+
 def test_references_are_limited_and_that_is_told(overrides, tmp_path):
     evaluate(check_config("evaluate", [*overrides, "judging.references=4"]), tmp_path / "run")
     reference = json.loads((tmp_path / "run" / "report.json").read_text())["reference"]
@@ -177,6 +191,8 @@ def test_stability_against_a_file_of_entries(overrides, tmp_path, fake_relaxatio
         "overlapping atoms",
         "unreadable structure",
     ]
+    assert [bool(row["relaxed_structure"]) for row in rows] == [True, True, False, False, False]
+    assert Crystal.from_json(rows[0]["structure"]).formula == "ClNa"
     assert shares["metastable (< 0.1 eV/atom)"] == 0.4
     assert (tmp_path / "run" / "figures" / "energy_above_hull.png").is_file()
 

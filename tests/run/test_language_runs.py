@@ -74,6 +74,9 @@ def test_a_run_folder_says_how_likely_the_crystals_are(make_config: MakeConfig, 
     assert summary["metrics"]["test"]["nats_per_crystal"] == pytest.approx(nats.mean())
     assert summary["metrics"]["val"]["loss"] == pytest.approx(metrics["val/loss"], rel=1e-5)
     assert table["formula"][0] in {"ClNa", "ClK", "ClRb"}
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for part in ("Likelihood of the test crystals", 'id="curves"', "language model", f"{SIZES['test']} test crystals"):
+        assert part in text
 
 
 def test_the_restored_model_gives_the_likelihoods_of_the_run(
@@ -189,8 +192,22 @@ def test_an_evaluation_repeats_the_likelihood_and_measures_translations(
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert written["ipt"]["num_crystals"] == 3
     assert written["ipt"]["mean"] == found["ipt"] > 0
+    text = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "3 crystals, 20 translations each" in text
+    assert 'id="gallery"' not in text
     table = pq.read_table(tmp_path / "evaluation" / "predictions.parquet").to_pydict()
     assert table["split"] == ["test"] * SIZES["test"]
+
+
+def test_the_likelihood_of_some_of_the_crystals(make_config: MakeConfig, tmp_path: Path, crystals: Path) -> None:
+    train(make_config(*settings(crystals), tiny=False), tmp_path / "run")
+    asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "ipt_crystals=3", "likelihood_crystals=2"]
+    found = evaluate(make_config(*asked, config="evaluate", tiny=False), tmp_path / "some")
+    table = pq.read_table(tmp_path / "some" / "predictions.parquet").to_pydict()
+    assert len(set(table["id"])) == 2
+    assert found["nats_per_crystal"] == pytest.approx(np.mean(table["nats"]))
+    # The others are drawn of all rows.
+    assert json.loads((tmp_path / "some" / "evaluation.json").read_text())["ipt"]["num_crystals"] == 3
 
 
 def test_other_crystals_are_all_evaluated(make_config: MakeConfig, tmp_path: Path, crystals: Path) -> None:

@@ -25,14 +25,8 @@ from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.tracking.loggers import build_loggers
 from crystalfm.run.tracking.metrics_logger import MetricsTable
-from crystalfm.run.tracking.wandb_run import (
-    WandbCurves,
-    WandbIdentity,
-    WandbRun,
-    has_credentials,
-    resolve_mode,
-    wandb_run,
-)
+from crystalfm.run.tracking.wandb_identity import WandbIdentity, has_credentials, resolve_mode
+from crystalfm.run.tracking.wandb_run import WandbCurves, WandbRun, wandb_run
 from crystalfm.run.train import train
 
 FAST = ["modalities=[fingerprint]", "logger=wandb"]
@@ -97,13 +91,16 @@ def test_artifacts_and_predictions_lie_in_the_run_folder(make_config: MakeConfig
         f"split-{number}": [folder / "split.json", folder / "rejected.csv"],
         f"predictions-{number}": [folder / "predictions.parquet", folder / "summary.json"],
         f"model-{number}": [folder / "checkpoints" / "best.ckpt", folder / "config.yaml"],
+        f"report-{number}": [folder / "report.html", *(folder / "figures").glob("*.png")],
     }
+    assert (folder / "figures" / "parity.png").is_file()
     for artifact, files in expected.items():
         staged = run.artifacts[artifact]
-        assert set(staged) == {path.name for path in files}
-        for path in files:
-            assert staged[path.name].is_relative_to(folder)
-            assert digest(staged[path.name]) == digest(path)
+        named = {str(path.relative_to(folder)).removeprefix("checkpoints/"): path for path in files}
+        assert set(staged) == set(named)
+        for name, path in named.items():
+            assert staged[name].is_relative_to(folder)
+            assert digest(staged[name]) == digest(path)
     (table,) = (run.folder / "files" / "media" / "table").glob("predictions*.table.json")
     shown = json.loads(table.read_text())
     records = pq.read_table(folder / "predictions.parquet").to_pylist()
@@ -202,6 +199,7 @@ def test_a_server_that_refuses_does_not_end_the_training(tmp_path: Path, caplog:
             raise OSError("connection lost")
 
     run: Any = Refusing()
+    (tmp_path / "split.json").write_text("{}")
     WandbRun(run, RunFolder(tmp_path)).log_split()
     assert "W&B did not take the split (OSError: connection lost)" in caplog.text
 

@@ -167,7 +167,7 @@ def composition_features(fractions: NDArray[np.float64], table: NDArray[np.float
         spread = (fractions * np.abs(values - mean[:, [column]])).sum(axis=1)
         statistics[:, column] = np.stack([mean[:, column], spread, low, high, high - low], axis=1)
     counts = np.stack([present.sum(axis=1), np.linalg.norm(fractions, axis=1)], axis=1)
-    return np.hstack([fractions, counts, statistics.reshape(len(fractions), -1)])
+    return np.hstack([fractions, counts, statistics.reshape(len(fractions), properties.shape[1] * len(STATISTICS))])
 
 
 def feature_names() -> list[str]:

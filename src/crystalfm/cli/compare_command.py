@@ -11,7 +11,10 @@ from crystalfm.contracts import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HELP = """crystalfm compare RUN RUN ... [split=test] [output=FOLDER]
+    from crystalfm.run.tracking.wandb_job import TrackedJob
+
+_SECTIONS = ("logger", "paths")
+_HELP = """crystalfm compare RUN RUN ... [split=test] [output=FOLDER] [logger=wandb ...]
 
 Errors of finished runs on the same rows, with bootstrap intervals, and whether each run is worse than the best one by
 more than noise (paired bootstrap, row by row). Runs with other test rows, targets or units are refused.
@@ -19,6 +22,7 @@ more than noise (paired bootstrap, row by row). Runs with other test rows, targe
   RUN              run folder, or the folder of a multirun, whose finished jobs count one by one
   split=val        compare validation rows
   output=FOLDER    write comparison.csv and comparison.png there
+  logger=wandb     send what output holds to Weights & Biases; also logger.KEY=VALUE as for trainings
 
 Example
   crystalfm compare runs/quickstart/2026-01-31_12-00-00_1a2b3c runs/multirun/2026-02-01_09-30-00_4d5e6f
@@ -35,13 +39,17 @@ def compare_command(argv: Sequence[str]) -> int:
         sys.stdout.write(_HELP)
         return 0
     options = {"split": "test", "output": ""}
-    places = []
+    places, overrides = [], []
     for word in argv:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
+        elif equals and key.partition(".")[0] in _SECTIONS:
+            overrides.append(word)
         elif equals and not Path(word).exists():
-            raise UserError(f"crystalfm compare has no option {key}", remedy=f"options: {', '.join(options)}")
+            raise UserError(
+                f"crystalfm compare has no option {key}", remedy=f"options: {', '.join([*options, *_SECTIONS])}"
+            )
         else:
             places.append(word)
     if options["split"] not in {"test", "val"}:
@@ -50,5 +58,30 @@ def compare_command(argv: Sequence[str]) -> int:
     from crystalfm.run.tracking.console import run_console
 
     output = Path(options["output"]).expanduser() if options["output"] else None
-    compare(places, options["split"], output, run_console())
+    console = run_console()
+    tracked = _tracked(overrides, output)
+    scores = compare(places, options["split"], output, console)
+    if tracked is not None:
+        metrics = {f"{score.run}/mae_{score.target.label}": score.mae.value for score in scores}
+        tracked.send({"split": options["split"]}, metrics, places, console)
     return 0
+
+
+def _tracked(overrides: Sequence[str], output: Path | None) -> TrackedJob | None:
+    """Return what sends the comparison to W&B, where that was asked for.
+
+    Raises:
+        UserError: an override is wrong, or there is nothing that could be sent.
+    """
+    if not overrides:
+        return None
+    from crystalfm.config.preflight import check_config
+    from crystalfm.run.tracking.wandb_job import TrackedJob
+
+    cfg = check_config("compare", overrides)
+    if not cfg.logger.wandb:
+        return None
+    if output is None:
+        raise UserError("logger=wandb sends what output holds, and there is none", remedy="output=FOLDER")
+    output.mkdir(parents=True, exist_ok=True)
+    return TrackedJob("compare", cfg, output)

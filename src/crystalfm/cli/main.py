@@ -17,10 +17,12 @@ Commands
   evaluate ckpt=RUN ...    score a trained model                  (python evaluate.py)
   predict ckpt=RUN input=X predict molecules                      (python -m crystalfm.predict)
   generate ckpt=RUN ...    sample new materials                   (python generate.py)
-  export ckpt=RUN out=DIR  write a generator as a folder for transformers, peft and vLLM
+  export RUN out=DIR       write a model as a folder that stands alone and is checked when it is loaded
+  push DIR repo=OWNER/NAME upload such a folder to the Hugging Face hub
   card RUN                 card of a trained predictor: results, use, limits, licences
   fetch [NAME ...]         list, fetch and verify data and weights (python -m crystalfm.fetch)
   compare RUN RUN ...      errors of finished runs on the same rows, and whether they differ by more than noise
+  erasure EVALUATION ...   what parts of the descriptions are worth to models of several properties
   bench [overrides]        rows/s, tokens/s, memory and waiting time of a training, in one process and in several
   describe data=NAME ...   make the descriptions of a data set's crystals ahead of a training
   defects enumerate|random host=NAME rules=[...]   configurations of point defects in a two-dimensional host
@@ -115,6 +117,18 @@ def _export(rest: list[str]) -> int:
     return export_command(rest)
 
 
+def _erasure(rest: list[str]) -> int:
+    from crystalfm.cli.erasure_command import erasure_command
+
+    return erasure_command(rest)
+
+
+def _push(rest: list[str]) -> int:
+    from crystalfm.cli.export_command import push_command
+
+    return push_command(rest)
+
+
 def _defects(rest: list[str]) -> int:
     from crystalfm.cli.defects_command import defects_command
 
@@ -146,11 +160,13 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "generate": _task("generate"),
     "bench": _task("bench"),
     "export": _export,
+    "push": _push,
     "fetch": _fetch,
     "describe": _describe,
     "defects": _defects,
     "data": _data,
     "compare": _compare,
+    "erasure": _erasure,
     "card": _card,
     "config": _config,
 }

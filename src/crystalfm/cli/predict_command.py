@@ -20,12 +20,13 @@ _HELP = """python -m crystalfm.predict ckpt=RUN_OR_FILE input=X [key=value ...] 
 
 Predicts the targets of a trained model, in physical units.
 
-  ckpt=RUN_OR_FILE         run folder or checkpoint file (required)
+  ckpt=RUN_OR_FILE         run folder, checkpoint file, folder of crystalfm export, or hf://owner/name (required)
   input=X                  a SMILES string, a file of SMILES (.smi, .txt) or a table (.csv, .tsv); for models of
                            crystals a CIF, POSCAR or extxyz file, a folder of them, or a table (required)
   output=FILE              CSV to write; default predictions.csv, or the terminal for a single SMILES
   smiles_column=NAME       columns of a table; also id_column and description_column
   max_rejected_fraction=F  exit code 2 when a larger share of the rows cannot be used (default 0.5)
+  check=false              do not repeat the reference predictions of an exported folder
   trainer.accelerator=cpu  device
   paths.mirror=DIR         where weights of encoders are found without a network
 

@@ -50,6 +50,13 @@ def require_logger(name: str) -> None:
         raise UserError(f"logger.{name}: the package {_LOGGERS[name]} is not installed", remedy=install_command(name))
 
 
+def unfit_loggers(task: str, tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for a logger of curves where a command has none."""
+    wanted = tree.get("logger")
+    if task not in {"train", "bench"} and isinstance(wanted, dict) and wanted.get("tensorboard") is True:
+        yield Problem("logger.tensorboard", f"{task} has no curves to show", "logger=wandb, or no logger")
+
+
 def missing_loggers(tree: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a problem for each logger of the tree whose package is not installed."""
     wanted = tree.get("logger")

@@ -17,12 +17,13 @@ from crystalfm.config.build import (
     requirements_of,
     usable_modalities,
 )
-from crystalfm.config.extras import missing_describer, missing_loggers, missing_packages
+from crystalfm.config.extras import missing_describer, missing_loggers, missing_packages, unfit_loggers
 from crystalfm.config.generating import generating_problems
 from crystalfm.config.judging import judging_problems
 from crystalfm.config.problems import Problem, nearest, suggestion
 from crystalfm.config.value_types import MISSING
 from crystalfm.contracts import MODALITIES, DataSpec, UserError
+from crystalfm.io.checkpoints import HUB_SCHEME
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def check_fit(task: str, tree: Tree, catalog: Catalog, *, broken: set[str]) -> l
         catalog: the config groups.
         broken: keys with a problem already; what depends on them is not checked.
     """
-    problems = [*_files(task, tree), *missing_loggers(tree)]
+    problems = [*_files(task, tree), *missing_loggers(tree), *unfit_loggers(task, tree)]
     if isinstance(tree.get("trainer"), dict) and not _below("trainer", broken):
         problems += _device(tree["trainer"])
     for key, settings in (("optimizer", OptimizerSettings), ("scheduler", SchedulerSettings)):
@@ -89,8 +90,12 @@ def _files(task: str, tree: Tree) -> Iterator[Problem]:
             "give a folder that exists, or paths.mirror=null (it may come from CRYSTALFM_MIRROR)",
         )
     ckpt = tree.get("ckpt")
-    resumes_newest = task in {"train", "bench"} and ckpt == "auto"
-    if isinstance(ckpt, str) and ckpt != MISSING and not resumes_newest and not Path(ckpt).expanduser().exists():
+    if (
+        isinstance(ckpt, str)
+        and ckpt != MISSING
+        and not _is_found_later(task, ckpt)
+        and not Path(ckpt).expanduser().exists()
+    ):
         yield Problem(
             "ckpt", f"{ckpt}: no such file or folder", _near_path(ckpt) or "give a run folder or a .ckpt file"
         )
@@ -108,6 +113,13 @@ def _files(task: str, tree: Tree) -> Iterator[Problem]:
     for key, value in named:
         if isinstance(value, str) and value != MISSING and not Path(value).expanduser().exists():
             yield Problem(key, f"{value}: no such file or folder", _near_path(value))
+
+
+def _is_found_later(task: str, ckpt: str) -> bool:
+    """Say whether ``ckpt`` is no path: the newest run, to go on from, or an address in the hub."""
+    if task in {"train", "bench"}:
+        return ckpt == "auto"
+    return task in {"evaluate", "predict", "generate"} and ckpt.startswith(HUB_SCHEME)
 
 
 def _near_path(path: str) -> str:

@@ -192,12 +192,17 @@ class EvaluateSettings:
         stability: whether to relax structures and count the stable ones.
         seed: seed of what is drawn when structures are judged.
         split: rows to score.
+        likelihood_crystals: crystals whose likelihood is measured, drawn at random; ``None`` for all rows.
         ipt_crystals: crystals whose increase in perplexity under translations is measured; 0 for none.
         match_crystals: crystals that a generator is asked for by their formula; 0 for none.
         predictor: run of a predictor of the property that samples were asked for.
         explain: what to explain of a predictor.
         explain_rows: rows whose texts are taken apart, drawn at random; ``None`` for all.
+        explain_mask: whether a place is masked by itself, or all places of a word in a text together.
+        explain_precision: arithmetic of a frozen encoder of masked texts; ``auto`` is bfloat16 where the hardware
+            multiplies it.
         max_rejected_fraction: share of unusable rows above which the evaluation stops.
+        check: whether the reference predictions of an exported folder are repeated first.
     """
 
     name: str
@@ -206,12 +211,16 @@ class EvaluateSettings:
     stability: bool = False
     seed: int = 42
     split: Literal["train", "val", "test", "all"] = "test"
+    likelihood_crystals: int | None = None
     ipt_crystals: int = 100
     match_crystals: int = 0
     predictor: str | None = None
     explain: Literal["erasure", "words", "modalities", "groups"] | None = None
     explain_rows: int | None = 100
+    explain_mask: Literal["place", "word"] = "place"
+    explain_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_rejected_fraction: float = 0.01
+    check: bool = True
 
 
 @dataclass(frozen=True)
@@ -247,6 +256,7 @@ class PredictSettings:
         id_column: column of the ids; ``None`` for row numbers.
         description_column: column of the descriptions.
         max_rejected_fraction: share of unusable rows above which the exit code is 2.
+        check: whether the reference predictions of an exported folder are repeated first.
     """
 
     ckpt: str
@@ -256,6 +266,7 @@ class PredictSettings:
     id_column: str | None = None
     description_column: str | None = None
     max_rejected_fraction: float = 0.5
+    check: bool = True
 
 
 @dataclass(frozen=True)
@@ -263,9 +274,9 @@ class ExportSettings:
     """Top-level values of ``export.yaml``.
 
     Attributes:
-        ckpt: run folder or checkpoint file of a generator.
+        ckpt: run folder or checkpoint file.
         out: a new folder.
-        adapter: whether to write the adapters alone.
+        adapter: whether to write a generator's adapters alone.
     """
 
     ckpt: str
@@ -321,7 +332,7 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
         EntryPoint(
             "evaluate",
             f"{_HERE}.EvaluateSettings",
-            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")}
+            {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions", "logger")}
             | {
                 "judging": f"{_HERE}.JudgingSettings",
                 "relaxation": "crystalfm.metrics.stability.relaxation.RelaxationSettings",
@@ -335,12 +346,17 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
             {key: _SECTIONS[key] for key in ("trainer", "paths", "descriptions")},
         ),
         EntryPoint("export", f"{_HERE}.ExportSettings", {"paths": _SECTIONS["paths"]}),
+        EntryPoint(
+            "compare",
+            "crystalfm.config.comparing.CompareSettings",
+            {key: _SECTIONS[key] for key in ("paths", "logger")},
+        ),
         EntryPoint("defects_enumerate", "crystalfm.config.defects.EnumerateSettings", {}),
         EntryPoint("defects_random", "crystalfm.config.defects.RandomSettings", {}),
         EntryPoint(
             "generate",
             f"{_GENERATING}.GenerateSettings",
-            {key: _SECTIONS[key] for key in ("trainer", "paths")}
+            {key: _SECTIONS[key] for key in ("trainer", "paths", "logger")}
             | {"condition": f"{_GENERATING}.ConditionSettings", "infill": f"{_GENERATING}.InfillSettings"},
             targets=("data",),
             optional=("data",),

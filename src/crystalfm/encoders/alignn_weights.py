@@ -15,7 +15,7 @@ from crystalfm.chem.crystal_graph import GraphSettings
 from crystalfm.contracts import UserError
 from crystalfm.encoders.alignn import ALIGNN
 from crystalfm.encoders.alignn_published import CONFIG_FILE, atom_table, load_published
-from crystalfm.io.checkpoints import PAYLOAD_KEY, find_checkpoint, read_checkpoint
+from crystalfm.io.checkpoints import PAYLOAD_KEY, REFERENCE_FILE, find_checkpoint, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,6 +135,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _is_package(path: Path) -> bool:
     """Say whether a path holds files of the ``alignn`` package; a checkpoint of torch is a zip as well."""
+    if (path / REFERENCE_FILE).is_file():
+        return False
     if path.is_dir():
         return (path / CONFIG_FILE).is_file() or any(path.glob("*.zip"))
     if not zipfile.is_zipfile(path):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Precision = Literal["float32", "bfloat16"]
+"""Arithmetic of a frozen encoder."""
+
 ENCODER_VERSION = 1
 """Raised when the same weights would give other vectors; makes cached vectors stale."""
 
@@ -219,11 +222,11 @@ class HuggingFaceEncoder(ModalityEncoder):
         """Return where the asset's files lie and how they are to be read."""
         return pretrained.PretrainedSource(self._asset, self._fetch().folder, **self._reading)
 
-    def count_tokens(self, strings: Sequence[str]) -> NDArray[np.int64]:
-        """Return (N,) how many tokens of each string the model sees, its special tokens included."""
+    def token_rows(self, strings: Sequence[str]) -> list[list[int]]:
+        """Return (N,) the tokens of each string that the model sees, its special tokens included."""
         tokenizer = self.load_tokenizer(pretrained.load_config(self.source()))
         rows, _ = tokenizer.encode(self.transformed(strings))
-        return np.array([len(row) for row in rows], dtype=np.int64)
+        return rows
 
     def transformed(self, strings: Sequence[str]) -> list[str]:
         """Return the strings as the tokenizer wants them."""
@@ -260,9 +263,13 @@ class HuggingFaceEncoder(ModalityEncoder):
         return self._batch_size
 
     @property
-    def autocasts(self) -> bool:
-        """Whether a frozen encoder computes in bfloat16."""
-        return self._precision == "bfloat16"
+    def precision(self) -> str:
+        """Arithmetic of a frozen encoder, ``float32`` or ``bfloat16``."""
+        return self._precision
+
+    def compute_in(self, precision: Precision) -> None:
+        """Let a frozen encoder compute in another arithmetic from here on; its vectors are other cache entries."""
+        self._precision = precision
 
     def build_network(self) -> EncoderNetwork:
         """Return the passage of cached vectors when frozen; otherwise the transformer.
@@ -350,7 +357,7 @@ class _FrozenWorker:
         vectors = np.empty((len(rows), network.width), dtype=np.float32)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
         size = self._encoder.batch_size
-        cast_to_half = torch.autocast(self._device.type, torch.bfloat16, enabled=self._encoder.autocasts)
+        cast_to_half = torch.autocast(self._device.type, torch.bfloat16, enabled=self._encoder.precision == "bfloat16")
         with torch.inference_mode(), cast_to_half:
             for start in range(0, len(order), size):
                 chosen = order[start : start + size]

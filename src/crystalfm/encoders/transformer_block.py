@@ -18,6 +18,18 @@ def attention_bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, _MASKED_SCORE)
 
 
+def attention_weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    """Return the weights (B, H, L, L) of scaled dot-product attention, queries along the third axis.
+
+    Args:
+        query: (B, H, L, D / H).
+        key: (B, H, L, D / H).
+        bias: (B, 1, 1 or L, L), added to the scores.
+    """
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).to(bias.dtype) + bias
+    return scores.softmax(dim=-1)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
     """Return scaled dot-product attention (B, H, L, D / H).
 
@@ -38,8 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: flo
             query.to(work), key.to(work), value.to(work), attn_mask=bias.to(work), dropout_p=dropout
         )
         return mixed.to(value.dtype)
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).to(bias.dtype) + bias
-    weights = scores.softmax(dim=-1).to(value.dtype)
+    weights = attention_weights(query, key, bias).to(value.dtype)
     return torch.matmul(functional.dropout(weights, dropout) if dropout else weights, value)
 
 
@@ -67,12 +78,23 @@ class TransformerBlock(nn.Module):
     def _drop(self, values: Tensor) -> Tensor:
         return functional.dropout(values, self.dropout, self.training) if self.dropout else values
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``bias`` (B, 1, 1 or L, L) is added to the attention scores."""
+    def _split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (B, H, L, D / H) of ``hidden`` (B, L, D)."""
         rows, length, width = hidden.shape
         packed = self.query_key_value(self.attention_norm(hidden))
         packed = packed.view(rows, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def attention(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Return the attention weights (B, H, L, L) with which ``forward`` mixes; arguments as there."""
+        query, key, _ = self._split(hidden)
+        return attention_weights(query, key, bias)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``bias`` (B, 1, 1 or L, L) is added to the attention scores."""
+        rows, length, width = hidden.shape
+        query, key, value = self._split(hidden)
         rate = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, bias, rate)
         mixed = mixed.transpose(1, 2).reshape(rows, length, width)

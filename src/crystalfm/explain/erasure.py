@@ -36,6 +36,7 @@ class TagErasure:
         mae: mean absolute error without the parts, in the target's unit.
         change: that minus the error with whole texts.
         control: the same for the random pieces of the same lengths, the mean of all draws.
+        excess: by how much the former error is above the latter, crystal by crystal.
     """
 
     tag: str
@@ -45,6 +46,7 @@ class TagErasure:
     mae: float
     change: Interval
     control: Interval
+    excess: Interval
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ class ErasedTexts:
     erased: dict[str, list[str]]
     controls: dict[str, list[list[str]]]
 
-    def distinct(self) -> list[str]:
-        """Return every text once."""
+    def pairs(self) -> tuple[list[str], list[int]]:
+        """Return every text, and the number of the crystal it belongs to."""
         groups = [self.whole, *self.erased.values(), *(draw for draws in self.controls.values() for draw in draws)]
-        return list(dict.fromkeys(text for group in groups for text in group))
+        return [text for group in groups for text in group], list(range(len(self.whole))) * len(groups)
 
 
 def erase(parts: Sequence[Sequence[Part]], tags: Sequence[str], settings: ErasureSettings) -> ErasedTexts:
@@ -141,6 +143,7 @@ def measure(
                     mae=float(np.nanmean(after[:, column])),
                     change=interval(after[:, column] - before[:, column]),
                     control=interval(control[:, column] - before[:, column]),
+                    excess=interval(after[:, column] - control[:, column]),
                 )
             )
     return found

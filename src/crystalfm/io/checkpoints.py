@@ -19,6 +19,15 @@ LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 """Weights with the lowest monitored validation loss; evaluation and prediction use them."""
 
+REFERENCE_FILE = "reference.json"
+"""In the exported folder of a predictor: predictions that are repeated when it is loaded."""
+
+HUB_SCHEME = "hf://"
+"""Start of the address of an exported folder in the Hugging Face hub, ``hf://owner/name[@revision]``."""
+
+WRITER_FILE = "crystalfm.json"
+"""In the exported folder of a generator: how prompts and crystals are worded."""
+
 
 def find_checkpoint(location: str | Path, *, prefer: str = BEST_CHECKPOINT, key: str = "ckpt") -> Path:
     """Return the checkpoint file of a run folder, or the file itself.
@@ -41,11 +50,29 @@ def find_checkpoint(location: str | Path, *, prefer: str = BEST_CHECKPOINT, key:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
+    found, remedy = _what_is_there(path)
+    raise UserError(f"{key}={location}: {found}", remedy=remedy)
+
+
+def _what_is_there(path: Path) -> tuple[str, str]:
+    """Say what a folder without a checkpoint is, and what would fit."""
+    members = sorted(path.glob("members/*/checkpoints/*.ckpt"))
     inner = sorted(path.glob("*/checkpoints/*.ckpt"))
-    remedy = "give a run folder that has checkpoints/best.ckpt or checkpoints/last.ckpt"
+    if (path / REFERENCE_FILE).is_file():
+        return "the folder is an exported predictor and holds no checkpoint", "give the run it was exported from"
+    if (path / WRITER_FILE).is_file():
+        return "the folder is an exported generator", "generate.py ckpt=FOLDER samples from it; else give its run"
+    if members:
+        return (
+            "the folder is an ensemble, and one model is needed",
+            f"give a member, such as {members[0].parent.parent}",
+        )
     if inner:
-        remedy = f"did you mean {inner[-1].parent.parent}?"
-    raise UserError(f"{key}={location}: the folder holds no checkpoint", remedy=remedy)
+        return "the folder holds no checkpoint", f"did you mean {inner[-1].parent.parent}?"
+    return (
+        "the folder holds no checkpoint",
+        "give a run folder that has checkpoints/best.ckpt or checkpoints/last.ckpt",
+    )
 
 
 def read_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from crystalfm.models import pretrained
 from crystalfm.models.settings import check_choice, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -23,11 +23,13 @@ class FusionBackbone(nn.Module, ABC):
 
     Args:
         width: length D of the vectors it reads and returns.
+        causal: whether a modality sees only those before it.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, causal: bool) -> None:
         super().__init__()
         self.width = width
+        self.causal = causal
 
     @abstractmethod
     def forward(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
@@ -39,6 +41,18 @@ class FusionBackbone(nn.Module, ABC):
 
         Returns:
             (B, M, D), finite everywhere; what stands where ``mask`` is false means nothing.
+        """
+
+    @abstractmethod
+    def attention(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
+        """Return the attention weights with which ``forward`` mixes the modalities, without dropout.
+
+        Args:
+            inputs_embeds: (B, M, D) modality vectors.
+            mask: (B, M) bool, true where the row has the modality.
+
+        Returns:
+            (B, L, H, M, M) for L layers of H heads, queries along the fourth axis.
         """
 
     @abstractmethod
@@ -92,7 +106,7 @@ class TinyBackbone(FusionBackbone):
         mlp_ratio: float = 4.0,
         causal: bool = False,
     ) -> None:
-        super().__init__(width)
+        super().__init__(width, causal=causal)
         for key, number in (("width", width), ("num_layers", num_layers), ("num_heads", num_heads)):
             check_range(f"llm.{key}", number, low=1)
         check_range("llm.dropout", dropout, low=0, high=1, high_open=True)
@@ -110,7 +124,6 @@ class TinyBackbone(FusionBackbone):
             "mlp_ratio": mlp_ratio,
             "causal": causal,
         }
-        self.causal = causal
         hidden = max(int(width * mlp_ratio), 1)
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, hidden, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
@@ -133,6 +146,15 @@ class TinyBackbone(FusionBackbone):
         output: Tensor = self.norm(hidden)
         return output
 
+    def attention(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
+        """Return the attention weights (B, L, H, M, M)."""
+        bias = attention_bias(attention_mask(mask, causal=self.causal), inputs_embeds.dtype)
+        hidden, found = inputs_embeds, []
+        for block in cast("Iterable[TransformerBlock]", self.blocks):
+            found.append(block.attention(hidden, bias))
+            hidden = block(hidden, bias)
+        return torch.stack(found, dim=1)
+
     def architecture(self) -> dict[str, Any]:
         """Return the constructor's settings and ``kind``."""
         return {"kind": "tiny", **self._settings}
@@ -150,7 +172,7 @@ class TransformersBackbone(FusionBackbone):
     """
 
     def __init__(self, model: nn.Module, settings: pretrained.PretrainedSettings) -> None:
-        super().__init__(pretrained.hidden_size(model))
+        super().__init__(pretrained.hidden_size(model), causal=settings.causal)
         self._settings = settings
         self._config = pretrained.plain_config(model)
         self.model = pretrained.adapt_model(model, settings)
@@ -170,22 +192,32 @@ class TransformersBackbone(FusionBackbone):
 
     def forward(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
         """Return the last hidden states (B, M, D) in the type of ``inputs_embeds``."""
+        hidden: Tensor = self._run(inputs_embeds, mask).last_hidden_state
+        return hidden.to(inputs_embeds.dtype)
+
+    def attention(self, inputs_embeds: Tensor, mask: Tensor) -> Tensor:
+        """Return the attention weights (B, L, H, M, M)."""
+        # The fused kernel of ``forward`` never has them; transformers' plain attention computes the same with them.
+        with pretrained.plain_attention(self.model):
+            return torch.stack(self._run(inputs_embeds, mask, output_attentions=True).attentions, dim=1)
+
+    def _run(self, inputs_embeds: Tensor, mask: Tensor, *, output_attentions: bool = False) -> Any:
+        """Return what the language model says."""
         dtype = getattr(torch, self._settings.weights_dtype)
-        allowed = attention_mask(mask, causal=self._settings.causal)
+        allowed = attention_mask(mask, causal=self.causal)
         # A mask of our own in additive form: transformers passes four axes on as they are.
         bias = torch.zeros(allowed.shape, dtype=dtype, device=mask.device)
         bias = bias.masked_fill(~allowed, torch.finfo(dtype).min)
         places = torch.arange(mask.shape[1], device=mask.device)
         if self._settings.positions == "zero":
             places = torch.zeros_like(places)
-        output = self.model(
+        return self.model(
             inputs_embeds=inputs_embeds.to(dtype),
             attention_mask=bias,
             position_ids=places[None, :].expand(mask.shape[0], -1),
             use_cache=False,
+            output_attentions=output_attentions,
         )
-        hidden: Tensor = output.last_hidden_state
-        return hidden.to(inputs_embeds.dtype)
 
     def architecture(self) -> dict[str, Any]:
         """Return the settings, the language model's configuration and ``kind``: enough to rebuild offline."""

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class CatBoostRegressor(ClassicalModel):
     Raises:
         UserError: a setting is out of range, or the package ``catboost`` is not installed.
     """
+
+    FILE_SUFFIX: ClassVar[str] = ".cbm"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -51,6 +51,9 @@ class ClassicalModel(ABC):
     Raises:
         UserError: no target.
     """
+
+    FILE_SUFFIX: ClassVar[str] = ""
+    """How files of the library's own format end; the tensors of ``state`` are such files, one for each target."""
 
     def __init__(self, *, targets: Sequence[TargetSpec]) -> None:
         if not targets:

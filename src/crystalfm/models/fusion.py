@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crystalfm.contracts import UserError, batch_key
+from crystalfm.models.backbones import attention_mask
 from crystalfm.models.settings import PositionsName, check_choice, check_range
 
 if TYPE_CHECKING:
@@ -134,6 +135,18 @@ class FusionNetwork(nn.Module):
         if self.positions is not None:
             stacked = stacked + self.positions.weight.to(stacked.dtype)
         return torch.where(present[:, :, None], self.dropout(stacked), stacked.new_zeros(()))
+
+    def attention(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how the modalities look at each other.
+
+        Returns:
+            weights (B, L, M, M) of each of L layers, mean over its heads, queries along the third axis; which
+            position may look at which (B, M, M) bool; which modalities each row has (B, M) bool, which is to say
+            over which positions the output is averaged.
+        """
+        present = self.present(batch)
+        weights = self.llm.attention(self.embed(batch, present), present).mean(dim=2)
+        return weights, attention_mask(present, causal=self.llm.causal)[:, 0], present
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return standardised predictions (B, T); finite even for a row without any modality."""

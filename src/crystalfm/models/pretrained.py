@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +16,10 @@ from crystalfm.encoders.pretrained import quiet
 from crystalfm.models.settings import check_choice, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+_ATTENTION = "sdpa"  # transformers' name of PyTorch's fused kernels
 _LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -131,7 +133,7 @@ def load_model(folder: Path, *, asset: str, gguf_file: str | None) -> nn.Module:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
             _check_type(config.model_type, asset)
             model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, attn_implementation="sdpa", output_loading_info=True, **options
+                folder, local_files_only=True, attn_implementation=_ATTENTION, output_loading_info=True, **options
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
@@ -162,7 +164,9 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     values |= _NO_VOCABULARY
     builder: Any = AutoModel
     with quiet():
-        model: nn.Module = builder.from_config(AutoConfig.for_model(model_type, **values), attn_implementation="sdpa")
+        model: nn.Module = builder.from_config(
+            AutoConfig.for_model(model_type, **values), attn_implementation=_ATTENTION
+        )
     return model
 
 
@@ -204,6 +208,17 @@ def adapt_model(model: nn.Module, settings: PretrainedSettings) -> nn.Module:
     if settings.gradient_checkpointing:
         transformers_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+@contextmanager
+def plain_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model of transformers compute its attention without a fused kernel, which would not tell its weights."""
+    transformers_model: Any = model
+    transformers_model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        transformers_model.set_attn_implementation(_ATTENTION)
 
 
 def truncate_layers(model: nn.Module, num_layers: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -123,6 +123,8 @@ class XGBoostRegressor(ClassicalModel):
     Raises:
         UserError: a setting is out of range.
     """
+
+    FILE_SUFFIX: ClassVar[str] = ".ubj"
 
     def __init__(
         self,

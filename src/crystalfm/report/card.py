@@ -57,8 +57,26 @@ class CardFacts:
     device: str = ""
 
 
-def card(facts: CardFacts) -> str:
-    """Return the card in Markdown, with the front matter that the hub reads."""
+@dataclass(frozen=True)
+class FolderFacts:
+    """What the card of an exported folder says of the folder.
+
+    Attributes:
+        files: names of the files beside the card.
+        assets: SHA-256 of each asset, by its name, that is needed and not inside.
+    """
+
+    files: Sequence[str]
+    assets: Mapping[str, str]
+
+
+def card(facts: CardFacts, folder: FolderFacts | None = None) -> str:
+    """Return the card in Markdown, with the front matter that the hub reads.
+
+    Args:
+        facts: what the run has written down.
+        folder: of a card that lies in an exported folder, what else does.
+    """
     sections = [
         f"---\n{_front_matter(facts)}\n---",
         f"# {facts.name}",
@@ -68,7 +86,8 @@ def card(facts: CardFacts) -> str:
         markdown_results(facts.results).strip(),
         _intervals(facts),
         "## Use",
-        _example(facts),
+        _example(facts, "RUN" if folder is None else "FOLDER"),
+        "" if folder is None else _folder(folder),
         "## Intended use and limits",
         _limits(facts),
         "## Data and licences",
@@ -128,12 +147,28 @@ def _intervals(facts: CardFacts) -> str:
     return f"Prediction intervals made for {facts.asked_coverage:.0%} of new values held on the test rows: {held}."
 
 
-def _example(facts: CardFacts) -> str:
+def _example(facts: CardFacts, place: str) -> str:
     inputs = '["structure.cif"]' if facts.crystals else '["CCO"]'
     return (
         "```python\nimport crystalfm\n\n"
-        f'predictor = crystalfm.load("RUN")\nprint(predictor.predict({inputs}).to_pandas())\n```'
+        f'predictor = crystalfm.load("{place}")\nprint(predictor.predict({inputs}).to_pandas())\n```'
     )
+
+
+def _folder(folder: FolderFacts) -> str:
+    lines = [
+        f"In the folder: {', '.join(f'`{name}`' for name in folder.files)}.",
+        "Files are compared with their checksums when the folder is loaded, and the predictions of `reference.json`",
+        "are repeated: a warning says when the versions of packages, or anything else, have changed the numbers.",
+        "`splits.json` holds the ids of the training, validation and test rows.",
+    ]
+    if folder.assets:
+        lines += ["", "Not in the folder, and needed: pretrained weights that the training left as they are.", ""]
+        lines += [
+            f"- `{name}` (`python -m crystalfm.fetch {name}`), SHA-256 `{digest}`"
+            for name, digest in folder.assets.items()
+        ]
+    return "\n".join(lines)
 
 
 def _limits(facts: CardFacts) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from crystalfm.metrics.crystals.structures import density, num_elements
+from crystalfm.metrics.crystals.histograms import density_histogram, num_elements_histogram
 from crystalfm.metrics.crystals.symmetry import CRYSTAL_SYSTEMS
 from crystalfm.metrics.stability.sun import METASTABLE_EV_PER_ATOM
 from crystalfm.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILLION, grid, save
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from crystalfm.metrics.crystals.counts import Share
     from crystalfm.metrics.crystals.symmetry import SymmetryHistogram
 
-_MAX_DENSITY_QUANTILE = 0.995
-_NUM_BINS = 30
-_SHOWN_EV_PER_ATOM = (-0.6, 1.2)
-_BIN_EV_PER_ATOM = 0.05
+HULL_EDGES: Sequence[float] = tuple(round(0.05 * place, 2) for place in range(-12, 25))
+"""Borders of the bins of energies above the hull, in eV/atom."""
+
 _ROOM_FOR_LABELS = 1.28
 
 
@@ -111,14 +110,12 @@ def distributions_plot(
 
 
 def _density_panel(axes: Axes, samples: Sequence[Crystal], reference: Sequence[Crystal]) -> None:
-    ours, theirs = (np.array([density(crystal) for crystal in crystals]) for crystals in (samples, reference))
-    both = np.concatenate([ours, theirs])
-    bins = np.linspace(0, float(np.quantile(both, _MAX_DENSITY_QUANTILE)) if len(both) else 1.0, _NUM_BINS + 1)
-    for values, filled in ((theirs, True), (ours, False)):
-        if len(values):
-            shares = np.histogram(np.minimum(values, bins[-1]), bins)[0] / len(values)
+    found = density_histogram(samples, reference)
+    for counts, filled in ((found.reference, True), (found.samples, False)):
+        if sum(counts):
+            shares = np.array(counts) / sum(counts)
             axes.stairs(
-                shares, bins, fill=filled, color=GREY if filled else BLUE, alpha=0.35 if filled else 1.0, lw=1.6
+                shares, found.edges, fill=filled, color=GREY if filled else BLUE, alpha=0.35 if filled else 1.0, lw=1.6
             )
     axes.set_title("density", fontweight="bold")
     axes.set_xlabel("g/cm³ (the last bin holds what is above)")
@@ -128,13 +125,9 @@ def _density_panel(axes: Axes, samples: Sequence[Crystal], reference: Sequence[C
 
 
 def _elements_panel(axes: Axes, samples: Sequence[Crystal], reference: Sequence[Crystal]) -> None:
-    counts = [np.bincount([num_elements(one) for one in crystals] or [0]) for crystals in (samples, reference)]
-    most = max(len(count) for count in counts)
-    shares = [
-        np.pad(count, (0, most - len(count)))[1:] / max(len(crystals), 1)
-        for count, crystals in zip(counts, (samples, reference), strict=True)
-    ]
-    _paired_bars(axes, [str(number) for number in range(1, most)], *shares)
+    found = num_elements_histogram(samples, reference)
+    shares = [np.array(counts) / max(sum(counts), 1) for counts in (found.samples, found.reference)]
+    _paired_bars(axes, [str(number) for number in range(1, len(found.samples) + 1)], *shares)
     axes.set_title("number of elements", fontweight="bold")
 
 
@@ -171,9 +164,8 @@ def hull_plot(energies: Sequence[float], num_judged: int, path: Path, *, title: 
     Returns:
         ``path``.
     """
-    low, high = _SHOWN_EV_PER_ATOM
-    values = np.clip(np.asarray(energies, dtype=np.float64), low + 1e-9, high - 1e-9)
-    bins = np.linspace(low, high, round((high - low) / _BIN_EV_PER_ATOM) + 1)
+    bins = np.array(HULL_EDGES)
+    values = np.clip(np.asarray(energies, dtype=np.float64), bins[0] + 1e-9, bins[-1] - 1e-9)
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
         axes = figure.subplots()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from crystalfm.contracts import TargetSpec
     from crystalfm.metrics.bootstrap import Interval
+    from crystalfm.report.modality_attention import ModalityAttention
 
 _PANEL_INCHES, _LABEL_INCHES, _ROW_INCHES, _FRAME_INCHES = 2.8, 1.4, 0.5, 1.2
 
@@ -34,16 +35,18 @@ class ModalityWorth:
         target: the target.
         whole: mean absolute error with every modality, in the target's unit.
         change: mean change of the error without it, row by row.
+        attention: attention that the model pays to it; ``None`` for a model without.
     """
 
     modality: str
     target: TargetSpec
     whole: float
     change: Interval
+    attention: ModalityAttention | None = None
 
     def as_row(self) -> dict[str, str | float]:
         """Return the numbers as a row of a table."""
-        return {
+        row: dict[str, str | float] = {
             "modality": self.modality,
             "target": self.target.label,
             "mae": self.whole,
@@ -52,6 +55,7 @@ class ModalityWorth:
             "change_low": self.change.low,
             "change_high": self.change.high,
         }
+        return row if self.attention is None else {**row, **self.attention.shares()}
 
 
 def modality_table(found: Sequence[ModalityWorth]) -> Table:

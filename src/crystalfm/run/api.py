@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,8 @@ from crystalfm.contracts import DataSpec, TargetSpec
 from crystalfm.data.records import RecordTable, Rejection, group_numbers, represent
 from crystalfm.encoders.defect_states import KnownDefects
 from crystalfm.run.crystal_inputs import crystal_fields, need_structures
+from crystalfm.run.exporting.hub import local_folder
+from crystalfm.run.exporting.reference import changed_predictions
 from crystalfm.run.inputs import crystals_of, molecules_of
 from crystalfm.run.prepare import only_test
 from crystalfm.run.saved import SavedPredictor
@@ -118,6 +121,10 @@ class ReadInputs:
         return [Rejection(self.inputs.ids[item.index], item.reason, item.value) for item in self.rejected]
 
 
+class ChangedPredictionsWarning(UserWarning):
+    """An exported model does not predict what it did when it was exported."""
+
+
 class Predictor:
     """A trained model at work: loaded once, it predicts as often as it is asked.
 
@@ -127,6 +134,20 @@ class Predictor:
 
     def __init__(self, saved: SavedPredictor) -> None:
         self._saved = saved
+
+    @property
+    def saved(self) -> SavedPredictor:
+        """The model."""
+        return self._saved
+
+    @property
+    def exported_folder(self) -> Path | None:
+        """The exported folder that it was loaded from; ``None`` where it was a run."""
+        return self._saved.exported
+
+    def aside(self, folder: str) -> Predictor:
+        """Return the same model on the CPU in float32, with caches of its own in a subfolder of the cache."""
+        return Predictor(self._saved.aside(folder))
 
     @property
     def targets(self) -> tuple[TargetSpec, ...]:
@@ -201,19 +222,25 @@ def load(
     cache: str | Path | None = None,
     mirror: str | Path | None = None,
     offline: bool = False,
+    check: bool = True,
 ) -> Predictor:
     """Load a trained model.
 
     Args:
-        run: run folder or checkpoint file.
+        run: run folder, checkpoint file, or folder of ``crystalfm export``; ``hf://owner/name`` for such a folder in
+            the Hugging Face hub.
         accelerator: device kind.
         cache: folder for downloads and vectors of frozen encoders; ``CRYSTALFM_CACHE`` or a folder in the home folder
             by default.
         mirror: folder with weights of encoders, used before anything is downloaded; ``CRYSTALFM_MIRROR`` by default.
         offline: never use the network.
+        check: repeat the reference predictions of an exported folder, and warn where they differ.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
+
+    Warns:
+        ChangedPredictionsWarning: an exported model does not predict what it did when it was exported.
     """
     folder = conf_folder()
     cfg: DictConfig = OmegaConf.create(
@@ -225,7 +252,11 @@ def load(
         if path is not None:
             cfg.paths[key] = str(path)
     quiet_lightning()
-    return Predictor(SavedPredictor(run, cfg))
+    predictor = Predictor(SavedPredictor(local_folder(run, offline=offline), cfg))
+    changed = changed_predictions(predictor) if check else None
+    if changed is not None:
+        warnings.warn(changed, ChangedPredictionsWarning, stacklevel=2)
+    return predictor
 
 
 def molecule_table_of(inputs: Inputs, targets: Sequence[TargetSpec], modalities: Sequence[str]) -> RecordTable:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from crystalfm.assets.registry import ASSETS
 from crystalfm.contracts import TargetSpec, UserError
 from crystalfm.metrics.scores import ModelScores, TargetScore
-from crystalfm.report.card import CardFacts, card
+from crystalfm.report.card import CardFacts, FolderFacts, card
 from crystalfm.run.build import construct
 from crystalfm.run.crystal_inputs import need_structures
 from crystalfm.run.folder import RunFolder
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def run_card(place: str) -> str:
+def run_card(place: str, exported: FolderFacts | None = None) -> str:
     """Return the card of a finished run in Markdown.
 
     Args:
         place: run folder of a predictor.
+        exported: of a card for an exported folder, what else lies in it.
 
     Raises:
         UserError: it is no finished run of one.
@@ -38,7 +39,7 @@ def run_card(place: str) -> str:
         raise UserError(
             f"{place} is no finished run of a predictor: {error}", remedy="give the folder of a run that has finished"
         ) from error
-    return card(facts)
+    return card(facts, exported)
 
 
 def _facts(summary: Mapping[str, Any], cfg: Any) -> CardFacts:

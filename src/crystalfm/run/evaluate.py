@@ -9,15 +9,20 @@ from crystalfm.contracts import UserError
 from crystalfm.data.records import write_rejected
 from crystalfm.io.files import write_json
 from crystalfm.report.tables import closing_panel, interval_table, results_table
+from crystalfm.run.api import Predictor
 from crystalfm.run.checkpoints.resume_point import split_hash
+from crystalfm.run.exporting.hub import local_folder
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.language.restore import language_checkpoint
 from crystalfm.run.page import add_page
-from crystalfm.run.prepare import ALL, rows_of, use_split_of_run
+from crystalfm.run.predict import tell_changes
+from crystalfm.run.prepare import ALL, rows_of
 from crystalfm.run.results import score_rows, write_figures, write_predictions
 from crystalfm.run.saved import SavedPredictor
+from crystalfm.run.setup import resolved_config
 from crystalfm.run.tracking.console import run_console
 from crystalfm.run.tracking.quiet import quiet_lightning
+from crystalfm.run.tracking.wandb_job import TrackedJob
 from crystalfm.run.uncertainty import score_estimate
 
 if TYPE_CHECKING:
@@ -44,28 +49,41 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     Raises:
         UserError: something the user can mend.
     """
-    if cfg.get("structures") is not None:
+    judging = cfg.get("structures") is not None
+    job = TrackedJob("judge" if judging else "evaluate", cfg, run_dir)
+    console = run_console()
+    if judging:
         from crystalfm.run.judge import judge_structures
 
-        return judge_structures(cfg, run_dir)
+        metrics = judge_structures(cfg, run_dir)
+    else:
+        metrics = _evaluate_model(cfg, run_dir, console)
+    job.send(resolved_config(cfg), metrics, [cfg.structures if judging else cfg.ckpt], console)
+    return metrics
+
+
+def _evaluate_model(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str, float]:
+    """Score what lies at ``cfg.ckpt``; see ``evaluate``."""
     quiet_lightning()
-    console = run_console()
-    language = language_checkpoint(cfg.ckpt)
+    location = local_folder(cfg.ckpt, offline=bool(cfg.paths.offline))
+    language = language_checkpoint(location)
     if language is not None:
         if cfg.get("explain") is not None:
             raise UserError("explain is for models that predict properties, and this one writes", remedy="explain=null")
         from crystalfm.run.language.evaluate import evaluate_language
 
         return evaluate_language(cfg, language, run_dir, console)
-    return _evaluate_predictor(cfg, run_dir, console)
+    return _evaluate_predictor(cfg, location, run_dir, console)
 
 
-def _evaluate_predictor(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str, float]:
-    """Score a property predictor; see ``evaluate``."""
+def _evaluate_predictor(cfg: DictConfig, location: str, run_dir: Path, console: Console) -> dict[str, float]:
+    """Score the property predictor at ``location``; see ``evaluate``."""
     data = cfg.get("data")
-    saved = SavedPredictor(cfg.ckpt, cfg, data=data, progress=RichProgress(console))
-    if data is None:
-        use_split_of_run(saved.cfg, saved.model.path)
+    saved = SavedPredictor(location, cfg, data=data, progress=RichProgress(console))
+    if cfg.check:
+        tell_changes(Predictor(saved), console)
+    if data is None and saved.splits is not None:
+        saved.cfg.data.split_file = str(saved.splits)
     saved.cfg.data.targets = [target.name for target in saved.model.targets]
     prepared = saved.prepare(all_rows=data is not None)
     _check_targets(saved, prepared)
@@ -89,7 +107,7 @@ def _evaluate_predictor(cfg: DictConfig, run_dir: Path, console: Console) -> dic
     write_json(
         folder.root / "evaluation.json",
         {
-            "checkpoint": str(cfg.ckpt if len(saved.checkpoints) > 1 else saved.model.path),
+            "checkpoint": str(cfg.ckpt if len(saved.members) > 1 or saved.exported else saved.model.path),
             "rows": len(rows),
             "rejected": len(prepared.table.rejected),
             "data": {"name": prepared.table.spec.name, "content_hash": prepared.table.content_hash},

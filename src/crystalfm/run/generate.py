@@ -17,14 +17,19 @@ from crystalfm.report.tables import closing_panel, next_steps, shown_path
 from crystalfm.run.build import asset_store
 from crystalfm.run.designing.design import design_defects
 from crystalfm.run.designing.known import newest_generator
+from crystalfm.run.exporting.hub import local_folder
+from crystalfm.run.folder import RunFolder
 from crystalfm.run.generation.engine import make_engine
 from crystalfm.run.generation.outputs import CRYSTALS, REPORT, report_of, write_crystals, write_tables
 from crystalfm.run.generation.plan import JudgedSample, Plan, make_plan, sampling_settings
 from crystalfm.run.generation.sampling_loop import write_samples
+from crystalfm.run.generator_pages.sampled import sampled_page
 from crystalfm.run.language.restore import restore_writer
-from crystalfm.run.setup import seed_everything
+from crystalfm.run.page import publish
+from crystalfm.run.setup import resolved_config, seed_everything
 from crystalfm.run.tracking.console import run_console
 from crystalfm.run.tracking.quiet import quiet_lightning
+from crystalfm.run.tracking.wandb_job import TrackedJob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,9 +55,19 @@ def generate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     Raises:
         UserError: something the user can mend.
     """
+    job = TrackedJob("generate", cfg, run_dir)
+    console = run_console()
+    metrics = _generate(cfg, run_dir, console)
+    job.send(resolved_config(cfg), metrics, [cfg.ckpt], console)
+    return metrics
+
+
+def _generate(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str, float]:
+    """Write and show samples; see ``generate``. The checkpoint that is found is put into ``cfg``."""
     quiet_lightning()
     seed_everything(cfg)
-    console = run_console()
+    if cfg.ckpt is not None:
+        cfg.ckpt = local_folder(cfg.ckpt, offline=bool(cfg.paths.offline))
     cfg.ckpt = newest_generator(cfg)
     sampling_settings(cfg)  # says what is out of range before the model is read
     writer = restore_writer(cfg.ckpt, asset_store(cfg, RichProgress(console)))
@@ -108,6 +123,8 @@ def _conclude(
     pictures = _draw(samples, folder / "figures" / "crystals.png", cfg.pictures)
     console.print(report_table(report, title=f"{cfg.name}: {report['num_samples']:,} samples"))
     console.print(closing_panel(folder, [*pictures, folder / CRYSTALS, *files, folder / REPORT]))
+    run_folder = RunFolder(folder)
+    publish(run_folder, lambda: sampled_page(run_folder), console)
     shown = shown_path(folder)
     if plan.gap is None:
         console.print(

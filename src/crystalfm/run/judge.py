@@ -18,11 +18,13 @@ from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store
 from crystalfm.run.descriptions import progress_bar
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.generator_pages.judged import judged_page
 from crystalfm.run.judging.asked import conditions_table, judge_conditions
 from crystalfm.run.judging.reference import load_reference
 from crystalfm.run.judging.results import report_dict, sample_columns, write_judging_figures, write_sample_tables
 from crystalfm.run.judging.samples import read_samples
 from crystalfm.run.judging.stability import judge_stability
+from crystalfm.run.page import publish
 from crystalfm.run.tracking.console import run_console
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def judge_structures(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     files = write_judging_figures(folder.figures, samples, reference, report, stability, title=short)
     tables = [folder.root / name for name in (REPORT, "samples.parquet", "samples.csv", folder.rejected.name)]
     console.print(closing_panel(folder.root, [*files, *tables]))
+    publish(folder, lambda: judged_page(folder), console)
     return _shares(report, stability)
 
 

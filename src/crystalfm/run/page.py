@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import shlex
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +13,15 @@ from crystalfm.io.files import write_text
 from crystalfm.metrics.scores import ModelScores, TargetScore
 from crystalfm.report.figures import read_metrics
 from crystalfm.report.page.build import build_page
-from crystalfm.report.page.content import PageContent, Predictions, RejectedRows
+from crystalfm.report.page.content import PageContent, Predictions
 from crystalfm.report.page.explained import read_explanations
 from crystalfm.report.page.structures import Structure, crystal_structure, molecule_structure
 from crystalfm.report.summary import environment_facts
 from crystalfm.report.tables import shown_path
+from crystalfm.run.page_facts import data_facts, environment_rows, rejected_rows, repeated_command, training_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rich.console import Console
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_NUM_REJECTED = 20
 _STRUCTURE_CHARACTERS = 2_500_000
 """Room for structures on a page: what is beyond is left out, and the page says so."""
 
@@ -51,15 +48,29 @@ def add_page(folder: RunFolder, table: RecordTable, console: Console | None = No
     Returns:
         the page, or ``None`` where there is none.
     """
+    return publish(folder, lambda: _gathered(folder, table), console)
+
+
+def publish(folder: RunFolder, gather: Callable[[], PageContent], console: Console | None = None) -> Path | None:
+    """Write a page; where that fails, say why and leave the run as it is.
+
+    Args:
+        folder: where it is written.
+        gather: returns what is on it.
+        console: where the page's place is shown; ``None`` says nothing.
+
+    Returns:
+        the page, or ``None`` where there is none.
+    """
     try:
-        page = write_page(folder, table)
+        write_text(folder.page, build_page(gather()))
     except _FAILURES as error:
         folder.page.unlink(missing_ok=True)  # that of an earlier state
         _LOG.warning("%s could not be made: %s: %s", folder.page.name, type(error).__name__, error)
         return None
     if console is not None:
-        console.print(f"the run's page: {shown_path(page)}", highlight=False, soft_wrap=True)
-    return page
+        console.print(f"the run's page: {shown_path(folder.page)}", highlight=False, soft_wrap=True)
+    return folder.page
 
 
 def write_page(folder: RunFolder, table: RecordTable) -> Path:
@@ -70,10 +81,13 @@ def write_page(folder: RunFolder, table: RecordTable) -> Path:
         KeyError: the summary lacks something.
         ValueError: a file is malformed.
     """
-    evaluation = folder.root / "evaluation.json"
-    content = _evaluation(folder, evaluation, table) if evaluation.is_file() else _training(folder, table)
-    write_text(folder.page, build_page(content))
+    write_text(folder.page, build_page(_gathered(folder, table)))
     return folder.page
+
+
+def _gathered(folder: RunFolder, table: RecordTable) -> PageContent:
+    evaluation = folder.root / "evaluation.json"
+    return _evaluation(folder, evaluation, table) if evaluation.is_file() else _training(folder, table)
 
 
 def _training(folder: RunFolder, table: RecordTable) -> PageContent:
@@ -87,11 +101,11 @@ def _training(folder: RunFolder, table: RecordTable) -> PageContent:
     return PageContent(
         title=summary["name"],
         kind=f"training, {folder.root.name}",
-        facts=_training_facts(summary),
-        command=_command(folder, "train.py"),
-        data=_data_facts(table, data["content_hash"])
+        facts=training_facts(summary),
+        command=repeated_command(folder, "train.py"),
+        data=data_facts(table, data["content_hash"])
         | {f"rows, {name}": f"{count:,}" for name, count in data["split_sizes"].items()},
-        rejected=_rejected(folder.rejected),
+        rejected=rejected_rows(folder.rejected),
         metrics=read_metrics(folder.metrics) if folder.metrics.is_file() else (),
         results=[ModelScores(name, _scores(scores[name], targets)) for name in names],
         predictions=predictions,
@@ -100,7 +114,7 @@ def _training(folder: RunFolder, table: RecordTable) -> PageContent:
         explanations=read_explanations(folder.explanations),
         environment={
             "device": f"{training['device']}, precision {training['precision']}, {training['num_threads']} threads",
-            **_environment(summary["environment"]),
+            **environment_rows(summary["environment"]),
         },
     )
 
@@ -118,76 +132,16 @@ def _evaluation(folder: RunFolder, path: Path, table: RecordTable) -> PageConten
         title=f"Evaluation on {found['data']['name']}",
         kind=f"evaluation, {folder.root.name}",
         facts=facts,
-        command=_command(folder, "evaluate.py"),
-        data=_data_facts(table, found["data"]["content_hash"]),
-        rejected=_rejected(folder.rejected),
+        command=repeated_command(folder, "evaluate.py"),
+        data=data_facts(table, found["data"]["content_hash"]),
+        rejected=rejected_rows(folder.rejected),
         results=[ModelScores("model", _scores(found["metrics"], targets))],
         predictions=predictions,
         structures=structures,
         structures_left_out=left_out,
         explanations=read_explanations(folder.explanations),
-        environment=_environment(environment_facts()),
+        environment=environment_rows(environment_facts()),
     )
-
-
-def _training_facts(summary: Mapping[str, Any]) -> dict[str, str]:
-    model, training = summary["model"], summary["training"]
-    facts = {"model": model["name"]}
-    for encoder in model["encoders"]:
-        state = "frozen" if encoder["frozen"] else "trained"
-        facts[encoder["modality"].replace("_", " ")] = f"{encoder['name']}, {state}, width {encoder['width']}"
-    if model["parameters"]["total"] is not None:
-        parameters = model["parameters"]
-        trained = "all" if parameters["trainable"] == parameters["total"] else f"{parameters['trainable']:,}"
-        facts["parameters"] = f"{parameters['total']:,}, {trained} trained"
-    facts["seed"] = str(summary["seed"])
-    members = summary.get("ensemble")
-    if members:
-        facts["ensemble"] = f"{len(members['seeds'])} members, seeds {', '.join(map(str, members['seeds']))}"
-    if training["num_epochs"]:
-        facts["epochs"] = str(training["num_epochs"])
-    facts["time"] = _duration(training["wall_time_seconds"])
-    if training["train_time_seconds"] is not None:
-        facts["of that, training"] = _duration(training["train_time_seconds"])
-    for key, name in (("peak_memory_gib", "peak memory"), ("peak_device_memory_gib", "peak memory, device")):
-        if training.get(key) is not None:
-            facts[name] = f"{training[key]:.2f} GiB"
-    return facts | _interval_facts(summary.get("uncertainty"))
-
-
-def _interval_facts(uncertainty: Mapping[str, Any] | None) -> dict[str, str]:
-    if uncertainty is None:
-        return {}
-    facts = {}
-    for name, one in uncertainty["targets"].items():
-        held = (one.get("test") or {}).get("coverage")
-        if held is not None:
-            facts[f"intervals, {name}"] = f"{uncertainty['coverage']:.0%} asked, {held:.1%} of the test rows held"
-    return facts
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _data_facts(table: RecordTable, content_hash: str) -> dict[str, str]:
-    spec = table.spec
-    facts = {"data set": spec.name, "content": content_hash[:12], "licence": spec.licence, "reference": spec.citation}
-    return {name: value for name, value in facts.items() if value}
-
-
-def _environment(facts: Mapping[str, Any]) -> dict[str, str]:
-    known = {
-        "python": facts["python"],
-        "platform": facts["platform"],
-        "commit": facts["commit"] or "",
-        **facts["versions"],
-    }
-    return {name: value for name, value in known.items() if value}
 
 
 def _scores(found: Mapping[str, Mapping[str, Any]], targets: list[TargetSpec]) -> tuple[TargetScore, ...]:
@@ -244,24 +198,3 @@ def _structure(field: str, value: str) -> Structure:
     from crystalfm.chem.crystals import Crystal
 
     return crystal_structure(Crystal.from_json(value)) if field == "structure" else molecule_structure(value)
-
-
-def _rejected(path: Path) -> RejectedRows:
-    if not path.is_file():
-        return RejectedRows()
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = [(row["id"], row["reason"], row["value"]) for row in csv.DictReader(stream)]
-    # Reasons are kinds, with what is special to a row after a colon.
-    counts = Counter(reason.partition(":")[0] for _, reason, _ in rows)
-    return RejectedRows(dict(counts.most_common()), rows[:_NUM_REJECTED])
-
-
-def _command(folder: RunFolder, program: str) -> str | None:
-    """Return the command as it was given, from what Hydra has kept; ``None`` for a run that was called from Python."""
-    import yaml
-
-    path = folder.root / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return None
-    overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return shlex.join(["python", program, *map(str, overrides)])

@@ -12,6 +12,8 @@ from crystalfm.data.records import enforce_rejection_limit, write_rejected
 from crystalfm.io.files import write_text
 from crystalfm.run.api import Predictor
 from crystalfm.run.crystal_inputs import read_crystal_inputs
+from crystalfm.run.exporting.hub import local_folder
+from crystalfm.run.exporting.reference import changed_predictions
 from crystalfm.run.inputs import Inputs, read_molecules
 from crystalfm.run.saved import SavedPredictor
 from crystalfm.run.tracking.console import run_console
@@ -19,6 +21,7 @@ from crystalfm.run.tracking.quiet import quiet_lightning
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
 
     from crystalfm.run.api import Predictions
 
@@ -39,7 +42,10 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     """
     quiet_lightning()
     console = run_console()
-    predictor = Predictor(SavedPredictor(cfg.ckpt, cfg, progress=RichProgress(console)))
+    location = local_folder(cfg.ckpt, offline=bool(cfg.paths.offline))
+    predictor = Predictor(SavedPredictor(location, cfg, progress=RichProgress(console)))
+    if cfg.check:
+        tell_changes(predictor, console)
     read = predictor.read(_inputs(cfg, crystals=predictor.takes_crystals))
     rejected = read.rejections()
     output = _output_path(cfg, read.inputs)
@@ -58,6 +64,13 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
         "rejected": len(rejected),
         "output": None if output is None else str(output),
     }
+
+
+def tell_changes(predictor: Predictor, console: Console) -> None:
+    """Show a warning where an exported model does not predict what it did when it was exported."""
+    changed = changed_predictions(predictor)
+    if changed is not None:
+        console.print(f"warning: {changed}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _inputs(cfg: DictConfig, *, crystals: bool) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from crystalfm.run.build import asset_store, build_encoders, construct
 from crystalfm.run.checkpoints.payload import CLASSICAL, SavedModel, read_model
+from crystalfm.run.exporting.folder import is_exported_predictor, read_exported
 from crystalfm.run.folder import RunFolder, find_checkpoints, run_folder_of
 from crystalfm.run.prepare import PreparedData, featurize, prepare_data
 from crystalfm.run.uncertainty import Estimate, read_uncertainty
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from crystalfm.data.splits import Splits
     from crystalfm.encoders.base import ModalityEncoder
     from crystalfm.metrics.conformal import ConformalIntervals
+    from crystalfm.models.regression import RegressionModule
+    from crystalfm.run.exporting.folder import ExportedPredictor
     from crystalfm.run.session import Predict
 
 _MACHINE_KEYS = ("paths", "trainer", "descriptions")
@@ -38,22 +42,31 @@ class SavedPredictor:
     the present configuration, and ``data`` where it is given. Members share everything but their weights.
 
     Args:
-        location: run folder or checkpoint file.
+        location: run folder, checkpoint file or exported folder.
         cfg: present configuration with ``paths``, ``trainer`` and perhaps ``descriptions``.
         data: data node to use in place of the checkpoint's.
         progress: where the asset store reports downloads.
 
     Raises:
-        UserError: the file is damaged or not a checkpoint of this framework.
+        UserError: there is nothing of this kind, or a file of it is damaged.
+
+    Attributes:
+        members: the models; more than one of an ensemble.
+        model: the first of them, which says all that they have in common.
+        intervals: prediction intervals, where the run has them.
+        splits: file with the ids of each split, where there is one.
+        exported: the exported folder; ``None`` for a run.
+        cfg: configuration to run it here.
+        store: where assets come from.
     """
 
     def __init__(
         self, location: str | Path, cfg: DictConfig, *, data: Mapping[str, Any] | None = None, progress: Any = None
     ) -> None:
-        self.checkpoints: list[Path] = find_checkpoints(location)
-        self._members: list[SavedModel] = [read_model(path) for path in self.checkpoints]
-        self.model: SavedModel = self._members[0]
-        self.intervals: ConformalIntervals | None = self._read_intervals(location)
+        if is_exported_predictor(location):
+            self._take_export(read_exported(location))
+        else:
+            self._take_run(location)
         merged = OmegaConf.create(self.model.config)
         for key in _MACHINE_KEYS:
             if key in cfg:
@@ -62,6 +75,39 @@ class SavedPredictor:
             merged.data = data
         self.cfg: DictConfig = merged
         self.store: AssetStore = asset_store(merged, progress)
+
+    def _take_export(self, found: ExportedPredictor) -> None:
+        self.members: list[SavedModel] = found.members
+        self.model: SavedModel = found.members[0]
+        self.intervals: ConformalIntervals | None = found.intervals
+        self.splits: Path | None = found.splits
+        self.exported: Path | None = found.folder
+
+    def _take_run(self, location: str | Path) -> None:
+        self.members = [read_model(path) for path in find_checkpoints(location)]
+        self.model = self.members[0]
+        self.intervals = self._read_intervals(location)
+        folder = run_folder_of(self.model.path)
+        self.splits = folder.split if folder is not None and folder.split.is_file() else None
+        self.exported = None
+
+    def aside(self, folder: str) -> SavedPredictor:
+        """Return the same model for predictions that are to depend on nothing but the files and versions of packages.
+
+        It computes on the CPU in float32 and has caches of its own; the networks are shared.
+
+        Args:
+            folder: subfolder of the cache for what encoders keep.
+        """
+        twin = copy.copy(self)
+        if self.model.kind != CLASSICAL:
+            twin.networks = self.networks
+        for name in ("encoders", "_predictors"):
+            vars(twin).pop(name, None)
+        twin.cfg = copy.deepcopy(self.cfg)
+        twin.cfg.paths.cache = str(Path(self.cfg.paths.cache).expanduser() / folder)
+        twin.cfg.trainer.update(accelerator="cpu", devices=1, precision="32-true")
+        return twin
 
     @cached_property
     def encoders(self) -> dict[str, ModalityEncoder]:
@@ -85,7 +131,7 @@ class SavedPredictor:
         return Estimate.of_members(members).with_intervals(self.intervals)
 
     def _read_intervals(self, location: str | Path) -> ConformalIntervals | None:
-        if len(self.checkpoints) > 1:
+        if len(self.members) > 1:
             return read_uncertainty(RunFolder(Path(location).expanduser()).uncertainty, self.model.targets)
         folder = run_folder_of(self.model.path)
         if folder is None:
@@ -93,20 +139,30 @@ class SavedPredictor:
         return read_uncertainty(folder.uncertainty, self.model.targets, self.model.path.name)
 
     @cached_property
+    def networks(self) -> list[RegressionModule]:
+        """The trained network of each member, rebuilt once; none of a classical model."""
+        if self.model.kind == CLASSICAL:
+            return []
+        from crystalfm.run.network import restore_network
+
+        return [restore_network(self.cfg, member, self.encoders) for member in self.members]
+
+    @cached_property
     def _predictors(self) -> list[Callable[[PreparedData], Predict]]:
         """Every member at work, rebuilt once."""
-        return [self._predictor(member) for member in self._members]
+        if self.model.kind == CLASSICAL:
+            return [self._classical(member) for member in self.members]
+        return [self._predictor(module) for module in self.networks]
 
-    def _predictor(self, saved: SavedModel) -> Callable[[PreparedData], Predict]:
-        if saved.kind == CLASSICAL:
-            from crystalfm.run.classical import predict_with, restore_classical
+    def _classical(self, saved: SavedModel) -> Callable[[PreparedData], Predict]:
+        from crystalfm.run.classical import predict_with, restore_classical
 
-            model = restore_classical(self.cfg, saved)
-            return lambda prepared: predict_with(model, prepared.stores)
-        from crystalfm.run.network import build_datamodule, restore_network
+        model = restore_classical(self.cfg, saved)
+        return lambda prepared: predict_with(model, prepared.stores)
+
+    def _predictor(self, module: RegressionModule) -> Callable[[PreparedData], Predict]:
+        from crystalfm.run.network import build_datamodule
         from crystalfm.run.trainer_session import predict_rows
-
-        module = restore_network(self.cfg, saved, self.encoders)
 
         def predictor(prepared: PreparedData) -> Predict:
             datamodule = build_datamodule(self.cfg, prepared)

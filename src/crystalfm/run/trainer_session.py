@@ -40,10 +40,12 @@ from crystalfm.run.tracking.metrics_logger import MetricsTable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lightning import LightningModule
     from lightning.pytorch.loggers import Logger
     from numpy.typing import NDArray
     from omegaconf import DictConfig
     from rich.console import Console
+    from torch import Tensor
 
     from crystalfm.data.module import RecordDataModule
     from crystalfm.models.trained import TrainedModule
@@ -193,6 +195,26 @@ class TrainerSession(Session):
         )
 
 
+def predict_batches(
+    cfg: DictConfig,
+    module: LightningModule,
+    datamodule: RecordDataModule,
+    rows: NDArray[np.int64],
+    arguments: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> list[dict[str, Tensor]]:
+    """Return what a module's ``predict_step`` says of each batch of rows that this process has; see `predict_rows`."""
+    chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
+    if cfg.trainer.precision == "auto":
+        # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
+        chosen["precision"] = "32-true"
+    trainer = Trainer(
+        **chosen, callbacks=[*callbacks], logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
+    return outputs
+
+
 def predict_rows(
     cfg: DictConfig,
     module: TrainedModule,
@@ -211,14 +233,7 @@ def predict_rows(
         arguments: device arguments of the Trainer; one process by default. Ranks share the rows; all get the result.
         callbacks: callbacks of the Trainer.
     """
-    chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
-    if cfg.trainer.precision == "auto":
-        # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
-        chosen["precision"] = "32-true"
-    trainer = Trainer(
-        **chosen, callbacks=[*callbacks], logger=False, enable_progress_bar=False, enable_checkpointing=False
-    )
-    outputs: list[Any] = trainer.predict(module, dataloaders=datamodule.loader(rows)) or []
+    outputs = predict_batches(cfg, module, datamodule, rows, arguments, callbacks)
     own_rows = [output["row"].cpu().numpy() for output in outputs]
     own = [output["prediction"].double().cpu().numpy() for output in outputs]
     nothing = np.empty((0, module.num_outputs))

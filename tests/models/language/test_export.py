@@ -13,9 +13,9 @@ from crystalfm.contracts import UserError
 from crystalfm.generation.prompts import PromptSettings, generation_prompt
 from crystalfm.generation.writer import CrystalWriter
 from crystalfm.models.language.build import weights_to_save
-from crystalfm.run import export as export_module
 from crystalfm.run.checkpoints.checkpointing import PAYLOAD_KEY, SCHEMA_VERSION
-from crystalfm.run.export import Origin, export_writer
+from crystalfm.run.exporting import export as export_module
+from crystalfm.run.exporting.generator import Origin, export_writer
 from crystalfm.run.language.restore import restore_writer
 
 CRYSTAL = "5.6 5.6 5.6\n90 90 90\nNa\n0.00 0.00 0.00\nCl\n0.50 0.50 0.50"

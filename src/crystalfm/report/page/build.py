@@ -15,7 +15,10 @@ from crystalfm.report.page.charts import (
     parity_chart,
     residual_chart,
 )
-from crystalfm.report.page.markup import cell, definitions, escape, head, section, table
+from crystalfm.report.page.content import GalleryRow
+from crystalfm.report.page.distributions import distribution_chart
+from crystalfm.report.page.gallery import VIEW, controls, figures_section, gallery_section, headline_section, listed_row
+from crystalfm.report.page.markup import definitions, escape, head, section, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +38,10 @@ def build_page(content: PageContent) -> str:
     """Return the page as HTML that stands alone."""
     sections = [
         _overview(content),
+        headline_section(content.headline),
+        gallery_section(content.gallery, content.structures, content.structures_left_out),
+        _distributions(content),
+        figures_section(content.figures),
         _scores(content),
         _parity(content.predictions),
         _worst(content),
@@ -72,7 +79,7 @@ def _structures(content: PageContent) -> str:
     """Return crystals and drawings for the script, as JSON in which nothing can end the element."""
     found: dict[str, dict[str, object]] = {}
     for name, item in content.structures.items():
-        found[name] = {"label": item.label, "crystal": item.crystal, "svg": item.svg}
+        found[name] = {"label": item.label, "crystal": item.crystal, "svg": item.svg, "relaxed": item.relaxed}
     text = json.dumps(found, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="structures">{text}</script>'
 
@@ -88,10 +95,17 @@ def _navigation(sections: list[str]) -> str:
 
 def _overview(content: PageContent) -> str:
     parts = [definitions(content.facts)]
+    if content.prompt is not None:
+        parts.append(f'<h3>What the model was asked</h3><div class="command"><pre>{escape(content.prompt)}</pre></div>')
     if content.command is not None:
         button = '<button type="button" class="copy">copy</button>'
         parts.append(f'<h3>To repeat it</h3><div class="command"><pre>{escape(content.command)}</pre>{button}</div>')
     return section("overview", "What was run", *parts)
+
+
+def _distributions(content: PageContent) -> str:
+    charts = "".join(distribution_chart(one) for one in content.distributions)
+    return section("distributions", "Distributions", f'<div class="groups wide">{charts}</div>' if charts else "")
 
 
 def _scores(content: PageContent) -> str:
@@ -144,36 +158,24 @@ def _worst(content: PageContent) -> str:
     for one in worst:
         row, column = one.row, one.column
         name, target = predictions.ids[row], predictions.targets[column]
+        quantity = with_unit(target.name, target.unit)
         true, predicted = float(predictions.true[row, column]), float(predictions.predicted[row, column])
         known = content.structures.get(name)
-        cells: list[str | float] = [name, known.label if known else "", with_unit(target.name, target.unit)]
-        cells += [true, predicted, predicted - true, one.relative]
-        shown = "".join(cell(value) for value in cells)
-        labels = f'data-id="{escape(name)}" data-target="{escape(target.label)}"'
-        rows.append(f'<tr tabindex="0" {labels}>{shown}</tr>')
+        cells = (name, known.label if known else "", quantity, true, predicted, predicted - true, one.relative)
+        told = f"{name}: {quantity}, predicted {predicted:.4g}, true {true:.4g}"
+        shown = GalleryRow(name, cells, told, (target.label,), "its structure is not on this page")
+        rows.append(listed_row(shown, content.structures))
     headings = ("id", _what(content.structures), "target", "true", "predicted", "error", "\N{MULTIPLICATION SIGN} MAE")
-    choices = "".join(f'<option value="{escape(t.label)}">{escape(t.name)}</option>' for t in predictions.targets)
-    several = len(predictions.targets) > 1
-    select = f'<select id="target" aria-label="target"><option value="">every target</option>{choices}</select>'
-    controls = (
-        '<div class="controls"><input id="filter" type="search" placeholder="filter by id, formula, …" '
-        f'aria-label="filter">{select if several else ""}<span id="count" class="note"></span></div>'
-    )
-    mark = "sortable" if several else "sortable single"
+    mark = "sortable" if len(predictions.targets) > 1 else "sortable single"
     listed = (
         f'<div class="scroll tall"><table class="{mark}" id="rows">{head(headings, range(3, 7))}'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     left_out = content.structures_left_out
     note = f'<p class="note">{left_out:,} structures are left out for the size of the page.</p>' if left_out else ""
-    view = _VIEW if content.structures else ""
-    return section("worst", "Worst predictions", controls, f'<div class="pair">{view}{listed}</div>', note)
-
-
-_VIEW = (
-    '<figure id="view"><figcaption></figcaption><div id="crystal" hidden></div><div id="molecule" hidden></div>'
-    '<p class="legend"></p></figure>'
-)
+    chosen = controls({target.label: target.name for target in predictions.targets}, "every target")
+    view = VIEW if content.structures else ""
+    return section("worst", "Worst predictions", chosen, f'<div class="pair">{view}{listed}</div>', note)
 
 
 def _what(structures: Mapping[str, Structure]) -> str:
@@ -213,8 +215,8 @@ def _data(content: PageContent) -> str:
     if rejected.total:
         parts.append(f"<h3>{rejected.total:,} rows were rejected</h3>")
         parts.append(table(("reason", "rows"), list(rejected.counts.items())))
-        parts.append("<h3>The first of them</h3>")
-        parts.append(table(("id", "reason", "value"), rejected.first))
+        first = table(("id", "reason", "value"), rejected.first)
+        parts.append(f"<details><summary>The first of them</summary>{first}</details>")
     elif content.data:
         parts.append('<p class="note">No row was rejected.</p>')
     return section("data", "Data", *parts)

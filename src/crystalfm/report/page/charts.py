@@ -34,7 +34,7 @@ _OWN_COLOURS = {"training": 1, "validation": 2}
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """Axes of a chart: where values lie in its picture, in SVG's units.
 
     Attributes:
@@ -52,10 +52,12 @@ class _Frame:
     log: bool = False
 
     def across(self, value: float) -> float:
+        """Return where a value lies from the left."""
         low, high = self.x
         return round(_LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT), 1)
 
     def up(self, value: float) -> float:
+        """Return where a value lies from the top."""
         low, high = self.y
         value = math.log10(value) if self.log else value
         return round(self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM), 1)
@@ -113,7 +115,7 @@ def parity_chart(true: NDArray[np.float64], predicted: NDArray[np.float64], targ
     if not true.size:
         return ""
     limits = _range(np.concatenate([true, predicted]))
-    frame = _Frame(limits, limits, width=420, height=420)
+    frame = Frame(limits, limits, width=420, height=420)
     drawn = _points(frame, true, predicted) if true.size <= _POINTS_UP_TO else _squares(frame, true, predicted)
     ends = [(frame.across(v), frame.up(v)) for v in limits]
     line = f'<path class="ideal" d="M{ends[0][0]} {ends[0][1]}L{ends[1][0]} {ends[1][1]}"/>'
@@ -121,14 +123,14 @@ def parity_chart(true: NDArray[np.float64], predicted: NDArray[np.float64], targ
     return frame.draw(drawn + line, *labels, title=f"{target.name}: predicted against true")
 
 
-def _points(frame: _Frame, true: NDArray[np.float64], predicted: NDArray[np.float64]) -> str:
+def _points(frame: Frame, true: NDArray[np.float64], predicted: NDArray[np.float64]) -> str:
     # Dots of a path without length and with round ends: a few characters each.
     pairs = zip(true.tolist(), predicted.tolist(), strict=True)
     places = "".join(f"M{frame.across(a)} {frame.up(b)}h0" for a, b in pairs)
     return f'<path class="points" d="{places}"/>'
 
 
-def _squares(frame: _Frame, true: NDArray[np.float64], predicted: NDArray[np.float64]) -> str:
+def _squares(frame: Frame, true: NDArray[np.float64], predicted: NDArray[np.float64]) -> str:
     counts, edges, _ = np.histogram2d(true, predicted, bins=_SQUARES, range=[frame.x, frame.y])
     steps = edges.tolist()
     level = np.zeros(counts.shape, dtype=np.int64)
@@ -163,7 +165,7 @@ def residual_chart(true: NDArray[np.float64], predicted: NDArray[np.float64], ta
         return ""
     reach = float(np.percentile(np.abs(residuals), _CENTRAL)) or 1.0
     counts, edges = np.histogram(residuals, bins=_BINS, range=(-reach, reach))
-    frame = _Frame((-reach * 1.02, reach * 1.02), (0.0, float(counts.max()) * 1.05 or 1.0), width=420, height=420)
+    frame = Frame((-reach * 1.02, reach * 1.02), (0.0, float(counts.max()) * 1.05 or 1.0), width=420, height=420)
     base = frame.up(0.0)
     bars = "".join(
         f"M{frame.across(left)} {base}V{frame.up(count)}H{frame.across(right)}V{base}z"
@@ -194,7 +196,7 @@ def curve_chart(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], y
     epochs = np.concatenate([np.asarray(pair[0], dtype=np.float64) for pair in known.values()])
     values = np.concatenate([np.asarray(pair[1], dtype=np.float64) for pair in known.values()])
     log = bool(values.min() > 0 and values.max() > _LOG_RATIO * values.min())
-    frame = _Frame(_range(epochs), _range(np.log10(values) if log else values), log=log)
+    frame = Frame(_range(epochs), _range(np.log10(values) if log else values), log=log)
     drawn, legend = [], []
     for place, (name, (xs, ys)) in enumerate(known.items(), 1):
         number = _OWN_COLOURS.get(name, place)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from crystalfm.contracts import TargetSpec
     from crystalfm.metrics.scores import ModelScores
+    from crystalfm.report.page.markup import Cell
     from crystalfm.report.page.structures import Structure
 
 MAX_WORST = 400
@@ -108,6 +109,115 @@ class Explanation:
     html: str
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure of generated samples.
+
+    Attributes:
+        name: what it is.
+        value: as it is shown.
+        of: what it was taken over, such as ``835 of 1,000 samples``.
+        share: 0 to 1, drawn as a bar; ``None`` for other quantities.
+    """
+
+    name: str
+    value: str
+    of: str = ""
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    """Figures that belong together.
+
+    Attributes:
+        title: heading.
+        figures: one a line.
+        note: what has to be known to read them.
+    """
+
+    title: str
+    figures: Sequence[Figure]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How often something occurs, in one set or in several, in the same bins.
+
+    Attributes:
+        title: what is counted.
+        series: heights of the B bins by name; the colours of ``samples``, ``reference``, ``stable``, ``metastable`` and
+            ``unstable`` are known.
+        edges: B + 1 borders of the bins; empty where they are kinds.
+        kinds: names of the bins; empty where they are ranges of numbers.
+        x_label: what the numbers are, with their unit.
+        y_label: what the heights are.
+        note: what has to be known to read it.
+    """
+
+    title: str
+    series: Mapping[str, Sequence[float]]
+    edges: Sequence[float] = ()
+    kinds: Sequence[str] = ()
+    x_label: str = ""
+    y_label: str = "share of crystals"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """A sample in the table.
+
+    Attributes:
+        id: identifier, by which its structure is found.
+        cells: what the columns hold, the identifier first.
+        told: said beside its structure.
+        groups: keys of the groups it belongs to.
+        absent: why it has no structure on the page, where it has none.
+    """
+
+    id: str
+    cells: Sequence[Cell]
+    told: str = ""
+    groups: Sequence[str] = ()
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A crystal shown as a small picture.
+
+    Attributes:
+        id: identifier of its row.
+        told: a line below its formula.
+    """
+
+    id: str
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Generated samples: a table that is sorted and filtered, and crystals to turn.
+
+    Attributes:
+        title: heading.
+        headings: of the columns.
+        rows: samples.
+        groups: what can be chosen, such as ``valid``, by key.
+        cards: crystals shown as pictures.
+        note: what has to be known to read the table.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[GalleryRow]
+    groups: Mapping[str, str] = field(default_factory=dict)
+    cards: Sequence[Card] = ()
+    note: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class PageContent:
     """Everything on a page.
@@ -117,12 +227,17 @@ class PageContent:
         kind: what it is, such as ``training``.
         facts: what was run, as names and values.
         command: command that repeats it; ``None`` where it is not known.
+        prompt: what a generator was asked; ``None`` where nothing was.
+        headline: the figures of generated samples that matter most.
+        figures: all figures of generated samples.
+        gallery: generated samples; ``None`` where there are none. A page has a gallery or predictions.
+        distributions: of what was generated, beside what it is compared with.
         data: what the data are, as names and values.
         rejected: rows that were not used.
         metrics: logged metrics, a mapping a row (see ``figures.read_metrics``).
         results: scores of the model (first) and of its baselines.
         predictions: what was predicted; ``None`` where there is nothing.
-        structures: crystals and molecules of the worst predictions, by id.
+        structures: crystals and molecules of the worst predictions, or of the gallery, by id.
         structures_left_out: how many had no room.
         explanations: what ``explain=`` found.
         environment: versions and machine, as names and values.
@@ -132,6 +247,11 @@ class PageContent:
     kind: str
     facts: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
+    prompt: str | None = None
+    headline: Sequence[Figure] = ()
+    figures: Sequence[FigureGroup] = ()
+    gallery: Gallery | None = None
+    distributions: Sequence[Distribution] = ()
     data: Mapping[str, str] = field(default_factory=dict)
     rejected: RejectedRows = field(default_factory=RejectedRows)
     metrics: Sequence[Mapping[str, float]] = ()

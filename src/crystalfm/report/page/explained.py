@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +15,12 @@ from crystalfm.report.page.content import Explanation
 from crystalfm.report.page.markup import escape, sortable_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from crystalfm.report.page.markup import Cell
 
 _WORDS = "words.csv"
+_MODALITIES = "modalities.json"
 _MAX_ROWS, _MAX_TEXTS = 300, 30
 _MAX_PICTURE_BYTES = 600_000
 _TITLES = {
@@ -45,6 +46,8 @@ def read_explanations(folder: Path) -> list[Explanation]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.png")):
         found.setdefault(path.stem.partition("_")[0], []).append(_picture(path))
+    if (folder / _MODALITIES).is_file():
+        found.setdefault(Path(_MODALITIES).stem, []).append(_attention_note(folder / _MODALITIES))
     for path in sorted(folder.glob("*.csv")):
         shown = _words(path) if path.name == _WORDS else _table(path)
         found.setdefault(path.stem.partition("_")[0], []).append(shown)
@@ -57,6 +60,15 @@ def _picture(path: Path) -> str:
         return f'<p class="note">{escape(path.name)} is too large for the page.</p>'
     encoded = base64.b64encode(content).decode("ascii")
     return f'<div class="plate"><img alt="{escape(path.stem)}" src="data:image/png;base64,{encoded}"></div>'
+
+
+def _attention_note(path: Path) -> str:
+    """Return what is to be said of the attention to modalities; nothing where an earlier version wrote the file."""
+    said = json.loads(path.read_text(encoding="utf-8")).get("attention")
+    if said is None:
+        return ""
+    text = str(said["note"])
+    return f'<p class="note">{escape(text[:1].upper() + text[1:])}.</p>'
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -13,6 +13,8 @@ __all__ = ["Cell", "definitions", "escape", "section", "sortable_table", "table"
 Cell = str | int | float | None
 """What stands in a table: numbers are set to the right and sorted as such."""
 
+_LONG = 40
+
 
 def section(identifier: str, title: str, *parts: str) -> str:
     """Return a section, or nothing where all its parts are empty."""
@@ -21,11 +23,14 @@ def section(identifier: str, title: str, *parts: str) -> str:
 
 
 def definitions(values: Mapping[str, str]) -> str:
-    """Return names and values as a list; nothing where there are none."""
+    """Return names and values as a list, long values over its whole width; nothing where there are none."""
     if not values:
         return ""
-    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items())
-    return f"<dl>{rows}</dl>"
+    rows = []
+    for name, value in values.items():
+        mark = ' class="wide"' if len(value) > _LONG else ""
+        rows.append(f"<div{mark}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>")
+    return f"<dl>{''.join(rows)}</dl>"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, strong: Iterable[int] = ()) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from crystalfm.chem.crystals import Crystal
 
 _FACE = 1e-3
@@ -28,26 +30,45 @@ class Structure:
 
     Attributes:
         label: formula or SMILES.
-        crystal: atoms as a text in the XYZ format, ``cell`` (3, 3) in angstrom and the number of ``atoms``; ``None``
-            for a molecule.
+        crystal: atoms as a text in the XYZ format, ``cell`` (3, 3) in angstrom, the number of ``atoms`` and, where
+            places are set off, ``marks`` (M, 3) in angstrom; ``None`` for a molecule.
         svg: drawing of a molecule; empty for a crystal.
+        relaxed: the crystal after its relaxation, as ``crystal``; ``None`` where it was not relaxed.
     """
 
     label: str
     crystal: dict[str, Any] | None = None
     svg: str = ""
+    relaxed: dict[str, Any] | None = None
 
     @property
     def size(self) -> int:
         """Characters that it takes, about."""
-        return len(self.svg) + (len(self.crystal["xyz"]) if self.crystal else 0) + len(self.label)
+        atoms = sum(len(shown["xyz"]) for shown in (self.crystal, self.relaxed) if shown)
+        return len(self.svg) + atoms + len(self.label)
 
 
-def crystal_structure(crystal: Crystal) -> Structure:
+def crystal_structure(
+    crystal: Crystal, relaxed: Crystal | None = None, marks: NDArray[np.float64] | None = None
+) -> Structure:
     """Return a crystal for the 3D view: its cell, with the atoms on faces and edges drawn on all of them.
 
     A cell of more than a few hundred atoms is shown without these copies.
+
+    Args:
+        crystal: the crystal.
+        relaxed: the same after a relaxation, to be shown in its place on demand.
+        marks: (M, 3) places in angstrom that are set off, such as those of vacancies.
     """
+    marked = {} if marks is None else {"marks": np.round(marks, 3).tolist()}
+    return Structure(
+        label=crystal.formula,
+        crystal=_shown(crystal) | marked,
+        relaxed=None if relaxed is None else _shown(relaxed),
+    )
+
+
+def _shown(crystal: Crystal) -> dict[str, Any]:
     from crystalfm.chem.crystals import SYMBOLS
 
     wrapped = crystal.frac_coords - np.floor(crystal.frac_coords)
@@ -61,14 +82,11 @@ def crystal_structure(crystal: Crystal) -> Structure:
             position = (place + np.array(shift)) @ crystal.lattice
             atoms.append((SYMBOLS[number - 1], position.tolist()))
     lines = [f"{symbol} {x:.3f} {y:.3f} {z:.3f}" for symbol, (x, y, z) in atoms]
-    return Structure(
-        label=crystal.formula,
-        crystal={
-            "xyz": "\n".join([str(len(lines)), "", *lines]),
-            "cell": np.round(crystal.lattice, 4).tolist(),
-            "atoms": crystal.num_atoms,
-        },
-    )
+    return {
+        "xyz": "\n".join([str(len(lines)), "", *lines]),
+        "cell": np.round(crystal.lattice, 4).tolist(),
+        "atoms": crystal.num_atoms,
+    }
 
 
 def molecule_structure(smiles: str) -> Structure:

@@ -23,7 +23,10 @@ from crystalfm.run.designing.outputs import CRYSTALS, REPORT, Design, report_of,
 from crystalfm.run.designing.plan import make_design_plan
 from crystalfm.run.designing.search import make_search, random_search
 from crystalfm.run.designing.surrogate import load_surrogate
+from crystalfm.run.folder import RunFolder
 from crystalfm.run.generation.sampling_loop import write_samples
+from crystalfm.run.generator_pages.designed import designed_page
+from crystalfm.run.page import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -116,6 +119,8 @@ def _conclude(
     if design.generated.errors:
         console.print(f"{SAME_JUDGE}\n{OPTIMISTIC}", style="dim", highlight=False, markup=False)
     console.print(closing_panel(folder, [*pictures, folder / CRYSTALS, *files, folder / REPORT]))
+    run_folder = RunFolder(folder)
+    publish(run_folder, lambda: designed_page(run_folder, design.plan.supercell), console)
     found = {name: report[name]["fraction"] for name in ("valid", "allowed", "unique")}
     if "design" in report:
         found["hits"] = report["design"]["generated"]["hits"]["fraction"]

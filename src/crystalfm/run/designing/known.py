@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from crystalfm.chem.defects.configurations import read_configuration
 from crystalfm.chem.defects.records import DefectRecord
 from crystalfm.contracts import UserError
+from crystalfm.io.checkpoints import WRITER_FILE
 from crystalfm.metrics.defects import canonical_forms
 from crystalfm.run.build import asset_store, construct
 from crystalfm.run.checkpoints.payload import read_model
 from crystalfm.run.folder import LAST_CHECKPOINT, RunFolder, find_checkpoint, run_folder_of
-from crystalfm.run.language.restore import WRITER_FILE
 from crystalfm.run.prepare import split_table, use_split_of_run
 
 if TYPE_CHECKING:

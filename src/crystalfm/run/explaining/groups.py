@@ -1,17 +1,63 @@
-"""Kinds of crystals and molecules: what each row of a table is called in each way of grouping them."""
+"""``explain=groups``: what kinds of crystals and molecules the rows of a table are, and the errors of each."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from crystalfm.chem.crystals import Crystal
 from crystalfm.config.extras import is_installed
+from crystalfm.explain.groups import group_errors, value_ranges
+from crystalfm.io.files import write_json
 from crystalfm.metrics.crystals.symmetry import CRYSTAL_SYSTEMS, crystal_system, space_group
+from crystalfm.report.group_errors import group_figure, group_table
+from crystalfm.run.explaining.tables import write_rows
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.console import Console
+
     from crystalfm.data.records import RecordTable
 
+RANGES = "range of the true value"
+
 _UNKNOWN = "unknown"
+
+
+def explain_groups(
+    table: RecordTable, predicted: NDArray[np.float64], folder: Path, console: Console
+) -> dict[str, float]:
+    """Write and show the errors of each kind of row.
+
+    Args:
+        table: (N,) rows, with their true values.
+        predicted: (N, T) predictions of them.
+        folder: where ``groups.json``, ``groups.csv`` and a picture a target go.
+        console: where the table is shown.
+
+    Returns:
+        nothing: the errors of a group are no figure of a run.
+    """
+    groups, order = row_groups(table)
+    found = []
+    for column, target in enumerate(table.target_specs):
+        errors = np.abs(predicted[:, column] - table.targets[:, column])
+        ranges, names = value_ranges(table.targets[:, column])
+        own = {**groups, RANGES: ranges}
+        found += group_errors(errors, own, target.label, order={**order, RANGES: names})
+    rows = [asdict(item) for item in found]
+    write_json(folder / "groups.json", {"rows": len(table), "groups": rows})
+    flat = [row | {"mae": row["mae"]["value"], "low": row["mae"]["low"], "high": row["mae"]["high"]} for row in rows]
+    write_rows(folder / "groups.csv", flat)
+    console.print(group_table(found, table.target_specs))
+    for target in table.target_specs:
+        chosen = [item for item in found if item.target == target.label]
+        group_figure(chosen, target, folder / f"groups_{target.name}.png")
+    return {}
 
 
 def row_groups(table: RecordTable) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

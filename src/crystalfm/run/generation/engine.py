@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from crystalfm.contracts import UserError
+from crystalfm.io.checkpoints import WRITER_FILE
 from crystalfm.io.files import sha256_file
-from crystalfm.run.export import Origin, export_writer
+from crystalfm.run.exporting.folder import is_exported_predictor
+from crystalfm.run.exporting.generator import Origin, export_writer
 from crystalfm.run.folder import find_checkpoint
-from crystalfm.run.language.restore import WRITER_FILE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,7 +37,7 @@ def checkpoint_digest(location: str) -> str:
         UserError: there is no checkpoint.
     """
     folder = Path(location).expanduser()
-    if not (folder / WRITER_FILE).is_file():
+    if not ((folder / WRITER_FILE).is_file() or is_exported_predictor(folder)):
         return sha256_file(find_checkpoint(location))
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):

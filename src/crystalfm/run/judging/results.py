@@ -7,13 +7,15 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.io.files import atomic_write, write_text
+from crystalfm.metrics.crystals.histograms import density_histogram, num_elements_histogram
 from crystalfm.report.crystal_figures import distributions_plot, hull_plot, shares_plot
 from crystalfm.run.judging.stability import NOT_DRAWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from crystalfm.chem.crystals import Crystal
     from crystalfm.metrics.crystals.counts import Share
     from crystalfm.metrics.crystals.report import CrystalReport
     from crystalfm.run.judging.reference import Reference
@@ -28,6 +30,7 @@ def sample_columns(samples: Samples, report: CrystalReport, stability: JudgedSta
 
     Energies are in eV/atom. ``same_as`` is the id of the first sample that is the same crystal. ``relaxation`` says
     why there is no relaxed structure, ``relaxed_unique`` and ``relaxed_novel`` speak of relaxed structures.
+    ``structure`` and ``relaxed_structure`` are crystals as JSON with all digits.
     """
     reasons, judged = samples.reasons, report.validity.samples
     firsts = report.uniqueness.first_of
@@ -45,7 +48,14 @@ def sample_columns(samples: Samples, report: CrystalReport, stability: JudgedSta
         "same_as": [None if first is None else samples.ids[first] for first in firsts],
         "novel": [None] * len(firsts) if report.novelty is None else list(report.novelty.novel),
     }
-    return columns if stability is None else columns | _stability_columns(len(samples.ids), stability)
+    if stability is not None:
+        columns |= _stability_columns(len(samples.ids), stability)
+    columns["structure"] = [None if crystal is None else crystal.to_json() for crystal in samples.crystals]
+    if stability is not None:
+        relaxed = dict(zip(stability.drawn, stability.relaxed, strict=True))
+        found = [relaxed.get(place) for place in range(len(samples.ids))]
+        columns["relaxed_structure"] = [None if crystal is None else crystal.to_json() for crystal in found]
+    return columns
 
 
 def _stability_columns(num_samples: int, stability: JudgedStability) -> Columns:
@@ -93,8 +103,21 @@ def report_dict(
             "test_compared": len(reference.test),
         },
         "crystals": report.as_dict(),
+        "distributions": _distributions(_valid_crystals(samples, report), reference),
         "stability": None if stability is None else stability.report.as_dict() | {"hull": stability.hull.as_dict()},
     }
+
+
+def _valid_crystals(samples: Samples, report: CrystalReport) -> list[Crystal]:
+    """Return the valid samples."""
+    pairs = zip(samples.crystals, report.validity.samples, strict=True)
+    return [crystal for crystal, judged in pairs if crystal is not None and judged.valid]
+
+
+def _distributions(valid: Sequence[Crystal], reference: Reference) -> dict[str, Any]:
+    """Return the counts that figures are drawn of."""
+    found = {"density": density_histogram, "num_elements": num_elements_histogram}
+    return {name: count(valid, reference.test).as_dict() for name, count in found.items()}
 
 
 def write_judging_figures(
@@ -107,8 +130,7 @@ def write_judging_figures(
     title: str,
 ) -> list[Path]:
     """Draw the figures and return their files."""
-    pairs = zip(samples.crystals, report.validity.samples, strict=True)
-    valid = [crystal for crystal, judged in pairs if crystal is not None and judged.valid]
+    valid = _valid_crystals(samples, report)
     files = [
         shares_plot(_share_groups(report, stability), folder / "shares.png", title=title),
         distributions_plot(

@@ -19,6 +19,7 @@ from crystalfm.models.language.scoring import mean_nll
 from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store, build_language_module
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.generator_pages.language import evaluation_page
 from crystalfm.run.language.defect_match import match_by_properties, match_sentence
 from crystalfm.run.language.defects import prepare_defects, read_records
 from crystalfm.run.language.formula_match import match_by_formula
@@ -26,6 +27,7 @@ from crystalfm.run.language.likelihood import Likelihood, likelihood_table, writ
 from crystalfm.run.language.prepare import TextSettings, language_dataset, prepare_language, texts_with
 from crystalfm.run.language.restore import writer_of
 from crystalfm.run.network import build_datamodule
+from crystalfm.run.page import publish
 from crystalfm.run.prepare import rows_of, use_split_of_run
 from crystalfm.run.trainer_session import predict_rows
 
@@ -70,8 +72,9 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     prepared = _prepared(merged, store, writer, all_rows=not own)
     split = cfg.split if own else "all"
     rows = rows_of(split, prepared)
+    read = rows if cfg.likelihood_crystals is None else _drawn_rows(rows, cfg.likelihood_crystals, cfg.seed)
     module = build_language_module(merged, writer.model)
-    predicted = predict_rows(merged, module, build_datamodule(merged, prepared), rows)
+    predicted = predict_rows(merged, module, build_datamodule(merged, prepared), read)
     found = Likelihood.of(predicted)
     console.print(likelihood_table({split: found}))
     metrics = {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")}
@@ -79,10 +82,11 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     score = _score_defects if isinstance(writer.prompts, DefectPromptSettings) else _score_crystals
     score(cfg, writer, prepared, rows, result, metrics, console)
     folder = RunFolder(run_dir)
-    write_likelihoods(folder.predictions, prepared, rows, predicted)
+    write_likelihoods(folder.predictions, prepared, read, predicted)
     write_rejected(folder.rejected, prepared.table.rejected)
     write_json(folder.root / "evaluation.json", result)
     console.print(closing_panel(folder.root, []))
+    publish(folder, lambda: evaluation_page(folder, prepared.table), console)
     return metrics
 
 
@@ -154,11 +158,16 @@ def _prepared(cfg: DictConfig, store: Any, writer: CrystalWriter, *, all_rows: b
     return prepare_language(cfg, dataset, texts, writer.tokenizer, all_rows=all_rows)
 
 
+def _drawn_rows(rows: NDArray[np.int64], number: int, seed: int) -> NDArray[np.int64]:
+    """Return some of the rows, drawn at random."""
+    drawn: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(rows)[:number])
+    return drawn
+
+
 def _drawn(prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, seed: int) -> list[Crystal]:
     """Return the crystals of some of the rows, drawn at random."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:num_crystals])
     structures = prepared.table.fields["structure"]
-    return [Crystal.from_json(structures[row] or "") for row in chosen.tolist()]
+    return [Crystal.from_json(structures[row] or "") for row in _drawn_rows(rows, num_crystals, seed).tolist()]
 
 
 def _translated(writer: CrystalWriter, crystals: Sequence[Crystal], seed: int) -> TranslationPerplexity:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.contracts import UserError
+from crystalfm.encoders.pretrained import quiet
 from crystalfm.generation.wording import prompts_from_state
 from crystalfm.generation.writer import CrystalWriter
+from crystalfm.io.checkpoints import WRITER_FILE
 from crystalfm.run.checkpoints.payload import LANGUAGE, SavedModel, read_model
+from crystalfm.run.exporting.folder import is_exported_predictor
 from crystalfm.run.folder import find_checkpoint, find_checkpoints
 
 if TYPE_CHECKING:
     from crystalfm.assets.store import AssetStore
-
-WRITER_FILE = "crystalfm.json"
-"""In an exported folder: how prompts and crystals are worded."""
 
 _PREFIX = "network.model."
 
@@ -38,11 +38,13 @@ def restore_writer(location: Path | str, store: AssetStore) -> CrystalWriter:
 
 
 def language_checkpoint(location: Path | str) -> SavedModel | None:
-    """Return the checkpoint of a run where it is a language model's, ``None`` where it is a predictor's.
+    """Return the checkpoint of a run where it is a language model's, ``None`` where it or an export is a predictor's.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
+    if is_exported_predictor(location):
+        return None
     saved = read_model(find_checkpoints(location)[0])
     return saved if saved.kind == LANGUAGE else None
 
@@ -74,9 +76,10 @@ def _exported(folder: Path) -> CrystalWriter:
     state: dict[str, Any] = json.loads((folder / WRITER_FILE).read_text(encoding="utf-8"))
     prompts = prompts_from_state(state["prompts"])
     reader: Any = AutoModelForCausalLM
-    try:
-        model = reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be read: {error}", remedy="export the run again") from error
+    with quiet():
+        try:
+            model = reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} cannot be read: {error}", remedy="export the run again") from error
     return CrystalWriter(model.eval(), tokenizer, prompts)

@@ -14,8 +14,10 @@ from crystalfm.report.tables import closing_panel, next_steps, shown_path, start
 from crystalfm.run.build import asset_store
 from crystalfm.run.checkpoints.resume_point import find_resume
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.generator_pages.language import training_page
 from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
 from crystalfm.run.language.session import LanguageSession, build_language
+from crystalfm.run.page import publish
 from crystalfm.run.parallel.ranks import local_ranks, quoted
 from crystalfm.run.parallel.stamp import is_child_rank
 from crystalfm.run.session import outcome_arguments
@@ -74,6 +76,7 @@ def train_language(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str
         summary = build_summary(facts, outcome, [])
         summary["metrics"] = {name: likelihood.as_dict() for name, likelihood in results.items()}
         folder.write_summary(summary)
+        publish(folder, lambda: training_page(folder, prepared.table), console)
         metrics = {f"val/{name}": value for name, value in fitted.validation.items()}
         for name, likelihood in results.items():
             if name == "test":

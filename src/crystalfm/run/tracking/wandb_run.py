@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import netrc
 import os
-import secrets
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 
 from crystalfm.config.extras import require_logger
 from crystalfm.contracts import UserError
-from crystalfm.io.files import write_json
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.parallel.stamp import is_child_rank
+from crystalfm.run.tracking.wandb_identity import IDENTITY_FILE, WandbIdentity, resolve_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
 
     import wandb
@@ -35,13 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalfm.run.folder import RunFolder
+    from crystalfm.run.tracking.wandb_identity import Mode
 
 _LOG = logging.getLogger(__name__)
-
-Mode = Literal["online", "offline", "disabled"]
-
-IDENTITY_FILE = "wandb_run.json"
-"""File of the run folder that says which W&B run it belongs to."""
 
 STEP = "trainer/global_step"
 """Metric on the horizontal axis of every curve: optimizer steps, so that a resumed run goes on where it stopped."""
@@ -49,10 +37,7 @@ STEP = "trainer/global_step"
 MAX_TABLE_ROWS = 10_000
 """Rows of the predictions shown as a table; the artifact holds all of them."""
 
-_MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "disabled": "disabled"}
-_DEFAULT_HOST = "https://api.wandb.ai"
 _DATA_DIR = "WANDB_DATA_DIR"
-_ID_BYTES = 4
 _MAX_START_SECONDS = 90.0
 _GRACE_SECONDS = 5.0
 _SERVICE = "wandb-core"
@@ -83,97 +68,10 @@ class WandbCurves(Logger):
             wandb.run.log(metrics if step is None else {**metrics, STEP: step})
 
 
-@dataclass(frozen=True)
-class WandbIdentity:
-    """Which W&B run a run folder belongs to.
-
-    Attributes:
-        id: the run's id, unique in its project.
-        project: project.
-        entity: user or team; ``None`` for the account's default.
-        group: runs shown together: the jobs of a multirun.
-    """
-
-    id: str
-    project: str
-    entity: str | None
-    group: str | None
-
-    @classmethod
-    def of(cls, cfg: DictConfig, folder: RunFolder) -> WandbIdentity:
-        """Return the identity in the run folder; a new one, written there, when it has none."""
-        path = folder.root / IDENTITY_FILE
-        if path.is_file():
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        group = _group(folder)
-        # The agent of a W&B sweep names the run; jobs of a multirun would all get the same name.
-        given = os.environ.get("WANDB_RUN_ID") if group is None else None
-        settings = cfg.logger
-        identity = cls(
-            id=given or secrets.token_hex(_ID_BYTES),
-            project=settings.wandb_project,
-            entity=settings.wandb_entity,
-            group=settings.wandb_group or group,
-        )
-        write_json(path, asdict(identity))
-        return identity
-
-
-def _group(folder: RunFolder) -> str | None:
-    """Return a name for the ensemble or multirun that the run folder is a part of, ``None`` for a single run."""
-    if folder.is_member:
-        root = folder.root.resolve()
-        return f"ensemble_{root.parents[2].name}_{root.parents[1].name}"
-    if not HydraConfig.initialized():
-        return None
-    hydra_cfg: Any = HydraConfig.get()
-    output = OmegaConf.select(hydra_cfg, "runtime.output_dir")
-    if hydra_cfg.mode != RunMode.MULTIRUN or output is None or Path(output).resolve() != folder.root.resolve():
-        return None
-    return f"multirun_{folder.root.resolve().parent.name}"
-
-
 def _short_name(folder: RunFolder) -> str:
     """Return the folder's name; of an ensemble's member with that of the ensemble before it."""
     root = folder.root.resolve()
     return f"{root.parents[1].name}/{root.name}" if folder.is_member else root.name
-
-
-def has_credentials() -> bool:
-    """Say whether W&B could log in without asking: by an environment variable or the file of ``wandb login``."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)).netloc
-    named = os.environ.get("NETRC")
-    candidates = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
-    for path in candidates:
-        try:
-            entry = netrc.netrc(path).authenticators(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None and entry[2]:
-            return True
-    return False
-
-
-def resolve_mode(cfg: DictConfig) -> Mode:
-    """Return the mode; ``auto`` is ``WANDB_MODE`` where set, else online with an API key and offline without.
-
-    Raises:
-        UserError: online was asked for, without a key or in spite of ``paths.offline``.
-    """
-    asked = str(cfg.logger.wandb_mode)
-    if asked == "auto":
-        fitting = "online" if has_credentials() and not cfg.paths.offline else "offline"
-        asked = _MODES.get(os.environ.get("WANDB_MODE", ""), fitting)
-    if asked == "online" and cfg.paths.offline:
-        raise UserError("W&B cannot be online: paths.offline is true", remedy="use logger.wandb_mode=offline")
-    if asked == "online" and not has_credentials():
-        raise UserError(
-            "W&B has no API key for online mode",
-            remedy="run wandb login, set WANDB_API_KEY, or use logger.wandb_mode=offline",
-        )
-    return _MODES[asked]
 
 
 class WandbRun:
@@ -238,18 +136,18 @@ class WandbRun:
 
     def log_split(self) -> None:
         """Send the ids of each split and the rejected rows."""
-        with self._told_rather_than_raised("the split"):
-            self._log_artifact("split", [self._folder.split, self._folder.rejected])
+        with self.told_rather_than_raised("the split"):
+            self.log_artifact("split", [self._folder.split, self._folder.rejected])
 
     def log_results(self, metrics: Mapping[str, float]) -> None:
-        """Send final metrics, figures, predictions and the best checkpoint.
+        """Send final metrics, figures, predictions, the run's page and the best checkpoint.
 
         Args:
             metrics: final metrics by name; they replace the curves' last points in the run's summary.
         """
         if self._run is not None:
             self._run.summary.update(dict(metrics))
-        with self._told_rather_than_raised("the results"):
+        with self.told_rather_than_raised("the results"):
             self._send_results(metrics)
 
     def _send_results(self, metrics: Mapping[str, float]) -> None:
@@ -260,14 +158,19 @@ class WandbRun:
         folder = self._folder
         images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.figures.glob("*.png"))}
         self._run.log({**images, "predictions": _predictions_table(folder.predictions)})
-        self._log_artifact("predictions", [folder.predictions, folder.summary])
+        self.log_artifact("predictions", [folder.predictions, folder.summary])
+        self.log_artifact("report", [folder.page, *sorted(folder.figures.glob("*.png"))])
         if self._send_checkpoint:
             files = [folder.best, folder.config]
-            self._log_artifact("model", files, aliases=["latest", "best"], metadata=dict(metrics))
+            self.log_artifact("model", files, aliases=["latest", "best"], metadata=dict(metrics))
 
     @contextmanager
-    def _told_rather_than_raised(self, what: str) -> Iterator[None]:
-        """Go on without W&B's copy when its server fails: everything is in the run folder."""
+    def told_rather_than_raised(self, what: str) -> Iterator[None]:
+        """Go on without W&B's copy when its server fails: everything is in the run folder.
+
+        Args:
+            what: what it did not take, in words.
+        """
         if self._run is None:
             yield
             return
@@ -283,9 +186,10 @@ class WandbRun:
         """Say where the run is: its page, or the command that uploads it."""
         if self._run is None:
             return
-        where = f": {self._run.url}"
-        if self._run.offline:
+        if self._run.offline:  # asked for its page, it would warn that there is none
             where = f", offline; upload it with: wandb sync {_record_folder(self._run)}"
+        else:
+            where = f": {self._run.url}"
         console.print(f"W&B run {self._run.id}{where}", highlight=False, soft_wrap=True, markup=False)
 
     def _note_failure(self, error: BaseException) -> None:
@@ -296,21 +200,30 @@ class WandbRun:
             self._run.mark_preempting()
         self._run.summary["error"] = f"{type(error).__name__}: {error}"
 
-    def _log_artifact(
+    def log_artifact(
         self,
         kind: str,
-        files: list[Path],
+        files: Iterable[Path],
         aliases: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        if self._run is None:
+        """Send files as the artifact ``<kind>-<id of the run>``, without those that are not there; nothing without any.
+
+        Args:
+            kind: the artifact's type.
+            files: files of the run folder; in the artifact those of its subfolders but of the checkpoints keep them.
+            aliases: names of this version.
+            metadata: values shown beside it.
+        """
+        present = [path for path in files if path.is_file()]
+        if self._run is None or not present:
             return
         import wandb
 
         artifact = wandb.Artifact(f"{kind}-{self._run.id}", type=kind, metadata=metadata)
-        for path in files:
-            if path.is_file():
-                artifact.add_file(str(path))
+        for path in present:
+            inside = path.parent not in {self._folder.root, self._folder.checkpoints}
+            artifact.add_file(str(path), name=f"{path.parent.name}/{path.name}" if inside else path.name)
         self._run.log_artifact(artifact, aliases=aliases)
 
 
@@ -337,7 +250,7 @@ def wandb_run(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, con
         yield WandbRun(None, folder)
         return
     with (
-        _files_staged_in(folder.root / "wandb"),
+        files_staged_in(folder.root / "wandb"),
         WandbRun(
             _open(cfg, config, folder, mode),
             folder,
@@ -351,7 +264,7 @@ def wandb_run(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, con
 
 
 @contextmanager
-def _files_staged_in(folder: Path) -> Iterator[None]:
+def files_staged_in(folder: Path) -> Iterator[None]:
     """Let artifacts wait for their upload in the run folder rather than in the home folder."""
     if os.environ.get(_DATA_DIR):
         yield
@@ -370,7 +283,7 @@ def _open(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, mode: M
     is_new = not (folder.root / IDENTITY_FILE).is_file()
     identity = WandbIdentity.of(cfg, folder)
     try:
-        run = _start(cfg, config, folder, identity, mode)
+        run = start(cfg, config, folder, identity, mode)
     except wandb.errors.AuthenticationError as error:
         raise _refusal(error) from error
     except wandb.errors.CommError as error:
@@ -378,7 +291,7 @@ def _open(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, mode: M
             raise _refusal(error) from error
         _LOG.warning("W&B's server cannot be reached (%s): this run is kept offline", error)
         wandb.teardown()
-        run = _start(cfg, config, folder, identity, "offline")
+        run = start(cfg, config, folder, identity, "offline")
     except wandb.Error as error:
         raise _refusal(error) from error
     run.define_metric(STEP)
@@ -386,9 +299,28 @@ def _open(cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, mode: M
     return run
 
 
-def _start(
-    cfg: DictConfig, config: Mapping[str, Any], folder: RunFolder, identity: WandbIdentity, mode: Mode
+def start(
+    cfg: DictConfig,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    identity: WandbIdentity,
+    mode: Mode,
+    *,
+    job_type: str | None = None,
 ) -> wandb.Run:
+    """Open a W&B run.
+
+    Args:
+        cfg: configuration with ``name`` and ``logger``.
+        config: what is sent as the run's configuration.
+        folder: run folder.
+        identity: which run it is.
+        mode: online or offline.
+        job_type: what it does, where it is no training.
+
+    Raises:
+        wandb.Error: it cannot be opened.
+    """
     import wandb
 
     limit = float(cfg.logger.wandb_timeout_seconds)
@@ -397,6 +329,7 @@ def _start(
         project=identity.project,
         entity=identity.entity,
         group=identity.group,
+        job_type=job_type,
         name=f"{cfg.name}/{_short_name(folder)}",
         tags=list(cfg.logger.wandb_tags) or None,
         config=dict(config),

@@ -1,8 +1,7 @@
-"""Tables, pictures and pages of explanations: what parts of a text and single words are worth."""
+"""Tables and pictures of what parts of texts are worth."""
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,24 +10,19 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from crystalfm.explain.words import colored_html
-from crystalfm.metrics.scores import unit_symbol, with_unit
-from crystalfm.report.figures import BLUE, GREY, STYLE, VERMILLION, save
+from crystalfm.metrics.scores import with_unit
+from crystalfm.report.figures import BLUE, GREY, STYLE, save
 from crystalfm.report.tables import format_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from crystalfm.contracts import TargetSpec
     from crystalfm.explain.erasure import TagErasure
-    from crystalfm.explain.words import WordEffects
     from crystalfm.metrics.bootstrap import Interval
 
 _ROW_INCHES, _PANEL_INCHES, _LABEL_INCHES, _FRAME_INCHES = 0.55, 3.4, 1.6, 1.2
-_STRONGEST_WORDS = 12
 
 
 def erasure_table(
@@ -90,61 +84,6 @@ def erasure_figure(found: Sequence[TagErasure], mae: Mapping[str, float], path: 
         panels[-1].legend(loc="lower right")
         figure.suptitle(title, fontsize=10)
         return save(figure, path)
-
-
-def word_figure(name: str, effects: WordEffects, target: TargetSpec, column: int, path: Path) -> Path:
-    """Draw the words of a text that matter most for a target, and what masking each does."""
-    chosen = effects.ranking(column)[:_STRONGEST_WORDS]
-    changes = effects.change[chosen, column]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.3 * len(chosen)), layout="constrained")
-        axes = figure.subplots()
-        axes.barh(range(len(chosen)), changes, color=[VERMILLION if change > 0 else BLUE for change in changes])
-        axes.set_yticks(range(len(chosen)), [f"{effects.words[place]}  ({place + 1})" for place in chosen])
-        axes.invert_yaxis()
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_xlabel(f"change of {with_unit(target.name, target.unit)} when the word is masked")
-        axes.set_title(f"{name}: predicted {format_number(float(effects.prediction[column]))}; place in brackets")
-        axes.grid(axis="x")
-        return save(figure, path)
-
-
-def words_page(
-    ids: Sequence[str],
-    effects: Sequence[WordEffects],
-    true: NDArray[np.float64],
-    targets: Sequence[TargetSpec],
-) -> str:
-    """Return an HTML page of its own with every text coloured by what each word does, for each target.
-
-    Args:
-        ids: (N,) identifiers.
-        effects: (N,) effects.
-        true: (N, T) values in the targets' units, NaN where unknown.
-        targets: the T targets.
-    """
-    articles = []
-    for number, (name, effect) in enumerate(zip(ids, effects, strict=True)):
-        for column, target in enumerate(targets):
-            unit = html.escape(unit_symbol(target.unit))
-            facts = f"predicted {format_number(float(effect.prediction[column]))} {unit}"
-            if np.isfinite(true[number, column]):
-                facts += f", true {format_number(float(true[number, column]))} {unit}"
-            articles.append(
-                f"<article><h2>{html.escape(name)}: {html.escape(target.name)}</h2><p>{facts}</p>"
-                f"<p>{colored_html(effect, column)}</p></article>"
-            )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        'content="width=device-width, initial-scale=1"><title>Words that matter</title><style>'
-        ":root{color-scheme:light dark}"
-        "body{font:16px/1.7 system-ui,sans-serif;max-width:46rem;margin:auto;padding:1rem}"
-        "span{border-radius:3px;padding:0 2px}h2{font-size:1.1rem;margin-bottom:0}</style></head><body>"
-        "<h1>Words that matter</h1><p>Each word was masked alone. On red ground: without it the prediction is higher; "
-        "on blue: lower; the stronger the colour, the larger the change. Point at a word to see the number.</p>"
-        + "".join(articles)
-        + "</body></html>\n"
-    )
 
 
 def _short(value: float) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import crystalfm
@@ -15,17 +12,14 @@ from crystalfm.contracts import UserError
 from crystalfm.encoders.pretrained import quiet
 from crystalfm.generation.defects.prompts import example_prompt
 from crystalfm.generation.prompts import PromptSettings, generation_prompt
-from crystalfm.io.files import fsync_folder, write_json, write_text
+from crystalfm.io.checkpoints import WRITER_FILE
+from crystalfm.io.files import write_json, write_text
 from crystalfm.models.language.adapters import merge_adapters, save_adapters
-from crystalfm.run.build import asset_store
-from crystalfm.run.checkpoints.payload import read_model
-from crystalfm.run.folder import find_checkpoint
-from crystalfm.run.language.restore import WRITER_FILE, writer_of
+from crystalfm.run.exporting.stage import staged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from omegaconf import DictConfig
+    from pathlib import Path
 
     from crystalfm.assets.registry import Asset
     from crystalfm.generation.writer import CrystalWriter
@@ -71,24 +65,6 @@ class Origin:
         return self.base if asset is None or asset.hub is None else asset.hub.repo
 
 
-def export(cfg: DictConfig) -> Path:
-    """Export the generator of a run; see ``crystalfm export``.
-
-    Args:
-        cfg: ``ckpt``, ``out``, ``adapter`` and ``paths``.
-
-    Returns:
-        the folder.
-
-    Raises:
-        UserError: the checkpoint is no generator's, ``out`` is taken, or the model cannot be exported this way.
-    """
-    folder = Path(cfg.out).expanduser()
-    _require_free(folder)
-    saved = read_model(find_checkpoint(cfg.ckpt))
-    return export_writer(writer_of(saved, asset_store(cfg)), folder, Origin.of(saved), adapter=bool(cfg.adapter))
-
-
 def export_writer(writer: CrystalWriter, folder: Path, origin: Origin, *, adapter: bool = False) -> Path:
     """Write a generator as a folder in Hugging Face format, or its adapters in peft's.
 
@@ -107,27 +83,14 @@ def export_writer(writer: CrystalWriter, folder: Path, origin: Origin, *, adapte
     Raises:
         UserError: the folder is taken, the model has no adapters to write alone, or they cannot be merged.
     """
-    _require_free(folder)
     if adapter and not origin.adapters_alone:
         raise UserError(
             "the adapters alone are not the model: norms of the base were trained too (llm.trainable=norms)",
             remedy="adapter=false",
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as name:
-        stage = Path(name) / "export"
-        stage.mkdir()
+    with staged(folder) as stage:
         _write(writer, stage, origin, adapter=adapter)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(stage, folder)
-    fsync_folder(folder.parent)
     return folder
-
-
-def _require_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder} is there already", remedy="name a new folder, or remove it")
 
 
 def _write(writer: CrystalWriter, folder: Path, origin: Origin, *, adapter: bool) -> None:

@@ -1,0 +1,1 @@
+"""The pages of what generators leave: trainings, samples, judged samples, designs of defects."""
