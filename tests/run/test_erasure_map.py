@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from rich.console import Console
 
 from crystalfm.cli.main import main
-from crystalfm.contracts import UserError
-from crystalfm.report.erasure_map import erasure_map_table
+from crystalfm.contracts import TargetSpec, UserError
+from crystalfm.explain.erasure import TagErasure
+from crystalfm.metrics.bootstrap import Interval
+from crystalfm.report.erasure_map import ErasedProperty, erasure_map_table
 from crystalfm.run.explaining.erasure_map import erasure_map
 
 PLAIN = Console(width=160, no_color=True)
@@ -63,6 +66,7 @@ def test_changes_are_relative_and_marked_where_beyond_the_control(tmp_path: Path
     assert [(row["target"], row["tag"]) for row in rows] == [
         ("energy_eV", "summary"), ("gap_eV", "summary"), ("gap_eV", "bond"),
     ]  # fmt: skip
+    assert (rows[1]["texts"], rows[1]["num_texts"]) == ("robocrys", "7")
     assert float(rows[1]["excess_low"]) == pytest.approx(0.17)
     assert (tmp_path / "out" / "erasures.png").stat().st_size > 10_000
 
@@ -101,3 +105,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "EVALUATION" in capsys.readouterr().out
     assert main(["erasure", str(folder), "format=svg"]) == 2
     assert "no option format" in capsys.readouterr().err
+
+
+def test_an_error_that_falls_is_not_marked_though_random_pieces_make_it_fall_further() -> None:
+    fallen, worse = Interval(-0.02, -0.03, -0.01), Interval(0.05, 0.04, 0.06)
+    tag = TagErasure("summary", "gap_eV", 7, 3.5, 0.48, fallen, Interval(-0.07, -0.08, -0.06), worse)
+    assert not ErasedProperty("robocrys", TargetSpec("gap", "eV"), 7, 0.5, 0.0, (tag,)).beyond_control("summary")
+    grown = replace(tag, change=worse)
+    assert ErasedProperty("robocrys", TargetSpec("gap", "eV"), 7, 0.5, 0.0, (grown,)).beyond_control("summary")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crystalfm.contracts import TargetSpec
     from crystalfm.explain.erasure import TagErasure
 
-_CELL_INCHES, _ROW_INCHES, _LABEL_INCHES, _FRAME_INCHES = 1.0, 0.55, 2.4, 1.5
+_CELL_INCHES, _ROW_INCHES, _LABEL_INCHES, _FRAME_INCHES = 0.9, 0.45, 2.4, 1.4
 _LEAST_SCALE = 5.0
 """Per cent that the colours reach at least, so that noise does not look like a finding."""
 
@@ -55,8 +55,8 @@ class ErasedProperty:
         return next((one.change.value / self.mae * 100 for one in self.tags if one.tag == tag), np.nan)
 
     def beyond_control(self, tag: str) -> bool:
-        """Return whether the change exceeds that of random pieces of the same length by more than noise."""
-        return any(one.tag == tag and one.excess.low > 0 for one in self.tags)
+        """Return whether the error grows, and more than without as many words at random, by more than noise."""
+        return any(one.tag == tag and one.change.low > 0 and one.excess.low > 0 for one in self.tags)
 
 
 def erasure_map_table(properties: Sequence[ErasedProperty]) -> Table:
@@ -95,10 +95,10 @@ def erasure_map_figure(groups: Sequence[Sequence[ErasedProperty]], path: Path) -
         for axes, group, matrix in zip(panels, groups, values, strict=True):
             image = axes.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto")
             _label_cells(axes, group, matrix, scale)
-            names = [f"{one.target.name}\n{one.num_crystals:,} crystals" for one in group]
+            names = [f"{one.target.name} ({one.num_crystals:,})" for one in group]
             axes.set_xticks(range(len(group)), names, rotation=30, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(matrix)), _tags(group))
-            axes.set_title(f"texts: {group[0].texts}")
+            axes.set_title(f"texts: {group[0].texts} (number of crystals in brackets)", fontsize=10)
             axes.grid(visible=False)
             axes.tick_params(length=0)
         figure.colorbar(image, ax=panels.tolist(), label="change of the MAE without it (%)", shrink=0.8)

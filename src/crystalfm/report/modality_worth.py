@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
@@ -91,6 +92,7 @@ def modality_figure(found: Sequence[ModalityWorth], path: Path, *, title: str) -
             axes.errorbar(values, range(len(names)), xerr=spread, fmt="none", ecolor="black", elinewidth=0.8)
             axes.axvline(0, color="black", linewidth=0.8)
             axes.set_xlabel(f"change of the MAE of {with_unit(target.name, target.unit)}")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.grid(axis="x")
         panels[0].invert_yaxis()
         figure.suptitle(f"asked without one modality, {title}", fontsize=10)

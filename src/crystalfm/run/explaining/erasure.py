@@ -75,7 +75,7 @@ def explain_erasure(
 
 def flat_erasure(item: TagErasure) -> dict[str, Any]:
     """Return what was measured of a tag as a row of a table."""
-    row = {"tag": item.tag, "target": item.target, "texts": item.num_texts, "mean_tokens": item.mean_tokens}
+    row = {"tag": item.tag, "target": item.target, "num_texts": item.num_texts, "mean_tokens": item.mean_tokens}
     row["mae"] = item.mae
     for name in ("change", "control", "excess"):
         interval = getattr(item, name)
