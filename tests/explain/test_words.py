@@ -25,6 +25,7 @@ def test_all_places_of_a_word_are_masked_together() -> None:
     assert masked_texts("a b a", same_words=True) == [(f"{MASK} b {MASK}", [0, 2]), (f"a {MASK} a", [1])]
     (effects,) = word_effects(["a b a c"], letters, same_words=True)
     np.testing.assert_array_equal(effects.change, [[-2, 0], [0, -1], [-2, 0], [0, 0]])
+    assert effects.ranking(0) == [0, 1, 3]
 
 
 def test_means_are_over_places_and_take_off_punctuation() -> None:

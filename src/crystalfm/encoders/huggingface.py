@@ -37,6 +37,10 @@ ENCODER_VERSION = 1
 """Raised when the same weights would give other vectors; makes cached vectors stale."""
 
 STATE_VERSION = 1
+
+_CPU_BATCH_TOKENS = 4096
+"""Tokens encoded at once on a CPU: a quarter faster at 450 tokens a text than batches of 64, level at 130."""
+
 _TRANSFORMS: Mapping[str, Callable[[str], str]] = {"none": str, "spaced_selfies": spaced_selfies}
 
 
@@ -349,6 +353,11 @@ class _FrozenWorker:
             _log.info("loaded %s on %s to encode new strings", source.asset, self._device)
         return self._network, self._tokenizer
 
+    def _batch_rows(self, longest: int) -> int:
+        """Return how many texts to encode at once; on a CPU so few that a layer's activations fit its caches."""
+        size = self._encoder.batch_size
+        return size if self._device.type != "cpu" else max(1, min(size, _CPU_BATCH_TOKENS // longest))
+
     def encode(self, strings: list[str]) -> NDArray[np.float32]:
         """Return the vectors (n, D) of ``strings``, batched by length."""
         network, tokenizer = self._load()
@@ -356,11 +365,12 @@ class _FrozenWorker:
         self.num_cut += num_cut
         vectors = np.empty((len(rows), network.width), dtype=np.float32)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
-        size = self._encoder.batch_size
         cast_to_half = torch.autocast(self._device.type, torch.bfloat16, enabled=self._encoder.precision == "bfloat16")
         with torch.inference_mode(), cast_to_half:
-            for start in range(0, len(order), size):
-                chosen = order[start : start + size]
+            start = 0
+            while start < len(order):
+                chosen = order[start : start + self._batch_rows(len(rows[order[start]]))]
+                start += len(chosen)
                 tokens, mask = _padded([rows[row] for row in chosen], tokenizer.pad_token_id)
                 pooled = network.encode(tokens.to(self._device), mask.to(self._device))
                 vectors[chosen] = pooled.float().cpu().numpy()

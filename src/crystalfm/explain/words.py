@@ -32,16 +32,18 @@ class WordEffects:
         words: (W,) the words, split at white space.
         prediction: (T,) prediction with the whole text, in the targets' units.
         change: (W, T) prediction with the word masked minus that.
+        same_words: whether all places of a word were masked at once.
     """
 
     words: list[str]
     prediction: NDArray[np.float64]
     change: NDArray[np.float64]
+    same_words: bool = False
 
     def ranking(self, column: int) -> list[int]:
-        """Return the words by falling absolute change of a target; equal ones in their order."""
+        """Return the places by falling absolute change of a target; of words masked together the first place alone."""
         order: list[int] = np.argsort(-np.abs(self.change[:, column]), kind="stable").tolist()
-        return order
+        return [place for place in order if not self.same_words or self.words.index(self.words[place]) == place]
 
     def shares(self, column: int) -> NDArray[np.float64]:
         """Return (W,) changes of a target as shares of the largest absolute one, from -1 to 1."""
@@ -117,7 +119,7 @@ def word_effects(
         change = np.zeros((len(words), predicted.shape[1]))
         for (_, places), value in zip(variants, part[1:], strict=True):
             change[places] = value - part[0]
-        found.append(WordEffects(words, part[0], change))
+        found.append(WordEffects(words, part[0], change, same_words))
         start += len(variants) + 1
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from crystalfm.explain.words import WordEffects, WordMean
 
 _STRONGEST = 12
-_SHOWN_MEANS = 15
+_SHOWN_MEANS, _COMMON_SHARE = 15, 0.05
 _WIDTH_INCHES, _LINE_INCHES, _FONT_POINTS, _GAP = 7.2, 0.23, 9, 0.005
-_TITLE_INCHES, _AXIS_INCHES, _MARGIN, _LABELS = 0.4, 0.6, 0.02, 0.22
+_TITLE_INCHES, _AXIS_INCHES, _MARGIN, _LABELS = 0.4, 0.6, 0.02, 0.27
+_LONGEST_LABEL = 22
 _LONGEST_TEXT = 400
 """Words of a text that a picture shows."""
 
@@ -100,14 +102,24 @@ def _draw_text(axes: Axes, lines: Sequence[Sequence[tuple[int, str, float]]], sh
 def _draw_strongest(axes: Axes, effects: WordEffects, chosen: Sequence[int], column: int) -> None:
     changes = effects.change[list(chosen), column]
     axes.barh(range(len(chosen)), changes, color=[VERMILLION if change > 0 else BLUE for change in changes])
-    axes.set_yticks(range(len(chosen)), [f"{effects.words[place]}  ({place + 1})" for place in chosen])
+    axes.set_yticks(range(len(chosen)), [_label(effects, place) for place in chosen])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.grid(axis="x")
 
 
+def _label(effects: WordEffects, place: int) -> str:
+    """Return a word with its place, or with the number of its places where several were masked together."""
+    word = effects.words[place]
+    count = effects.words.count(word)
+    shown = word if len(word) <= _LONGEST_LABEL else f"{word[: _LONGEST_LABEL - 1]}…"
+    if effects.same_words:
+        return f"{shown}  ({count} places)" if count > 1 else shown
+    return f"{shown}  ({place + 1})"
+
+
 def word_table(means: Sequence[WordMean], target: TargetSpec, *, texts: int) -> Table:
-    """Return a table of the words that matter most for a target on the average.
+    """Return a table of the words that matter most for a target on the average, without rare ones.
 
     Args:
         means: means over ``texts`` texts, the largest first.
@@ -120,7 +132,10 @@ def word_table(means: Sequence[WordMean], target: TargetSpec, *, texts: int) -> 
     table.add_column("word")
     for heading in ("in texts", "places", "mean absolute change", "mean change"):
         table.add_column(heading, justify="right")
-    for one in means[:_SHOWN_MEANS]:
+    least = math.ceil(_COMMON_SHARE * texts)
+    if least > 1:
+        table.caption = f"words of at least {least} texts"
+    for one in [mean for mean in means if mean.num_texts >= least][:_SHOWN_MEANS]:
         numbers = f"{one.num_texts:,}", f"{one.num_places:,}"
         table.add_row(one.word, *numbers, format_number(one.absolute, 3), f"{one.change:+.2g}")
     return table

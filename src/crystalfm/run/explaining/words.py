@@ -14,12 +14,17 @@ from crystalfm.report.explained_words import word_figure, word_table, words_page
 from crystalfm.run.explaining.tables import write_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
 
     from crystalfm.data.records import RecordTable
+    from crystalfm.explain.words import WordEffects
     from crystalfm.run.explaining.texts import TextAnswers
+
+_SHORT_TEXT = 150
+"""Words of a text that a picture shows well."""
 
 
 def explain_words(
@@ -31,7 +36,7 @@ def explain_words(
         answers: the predictor.
         table: (N,) rows.
         folder: where ``words.csv`` (every place), ``words_mean.csv`` (words over all texts), ``words.json``,
-            ``words.html`` (all texts coloured) and ``words.png`` (the text with the largest change) go.
+            ``words.html`` (all texts coloured) and ``words.png`` (a short text with a large change) go.
         console: where the words that matter most are shown.
         same_words: mask all places of a word in a text at once.
 
@@ -58,7 +63,7 @@ def explain_words(
     write_rows(folder / "words_mean.csv", rows)
     ids = [str(one) for one in table.ids]
     write_text(folder / "words.html", words_page(ids, effects, table.targets, targets))
-    shown = max(range(len(effects)), key=lambda number: np.abs(effects[number].change[:, 0]).max(initial=0.0))
+    shown = _shown(effects)
     word_figure(ids[shown], effects[shown], targets[0], 0, folder / "words.png")
     num_words = sum(len(effect.words) for effect in effects)
     facts: dict[str, int | str] = {"texts": len(effects), "words": num_words, "texts_predicted": answers.num_predicted}
@@ -75,3 +80,11 @@ def explain_words(
         f"mean_absolute_change_{target.label}": float(np.mean(np.abs(every[:, column])))
         for column, target in enumerate(targets)
     }
+
+
+def _shown(effects: Sequence[WordEffects]) -> int:
+    """Return the text in which a word changes most, of those that a picture shows well if there are any."""
+    short = [number for number, effect in enumerate(effects) if len(effect.words) <= _SHORT_TEXT]
+    return max(
+        short or range(len(effects)), key=lambda number: float(np.abs(effects[number].change[:, 0]).max(initial=0.0))
+    )
