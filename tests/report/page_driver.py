@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import time
 from collections.abc import Callable
@@ -35,9 +36,20 @@ def patient(action: Callable[[], Any]) -> Any:
 
 
 def pixels(driver: Any, selector: str) -> np.ndarray:
-    element = driver.find_element("css selector", selector)
-    png = patient(lambda: element.screenshot_as_png)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    script = """
+        const element = document.querySelector(arguments[0]);
+        element.scrollIntoView({block: "center"});
+        const done = arguments[1];
+        requestAnimationFrame(() => requestAnimationFrame(() => {
+            const box = element.getBoundingClientRect();
+            done([box.left, box.top, box.right, box.bottom].map(Math.round));
+        }));
+    """
+    box = driver.execute_async_script(script, selector)
+    # Through DevTools: the driver's own command gives up after ten seconds, which drawing in software may take.
+    found = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    seen = Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
+    return np.asarray(seen.crop(box)).astype(int)
 
 
 def ids(driver: Any) -> list[str]:

@@ -199,6 +199,19 @@ def test_an_evaluation_repeats_the_likelihood_and_measures_translations(
     assert table["split"] == ["test"] * SIZES["test"]
 
 
+def test_translations_are_read_in_the_precision_that_was_asked_for(
+    make_config: MakeConfig, tmp_path: Path, crystals: Path
+) -> None:
+    train(make_config(*settings(crystals), tiny=False), tmp_path / "run")
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", f"trainer.precision={precision}", "ipt_crystals=3"]
+        metrics = evaluate(make_config(*asked, config="evaluate", tiny=False), tmp_path / precision)
+        found[precision] = metrics["ipt"]
+    assert found["bf16-mixed"] != found["32-true"]
+    assert found["bf16-mixed"] == pytest.approx(found["32-true"], rel=0.2)
+
+
 def test_the_likelihood_of_some_of_the_crystals(make_config: MakeConfig, tmp_path: Path, crystals: Path) -> None:
     train(make_config(*settings(crystals), tiny=False), tmp_path / "run")
     asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "ipt_crystals=3", "likelihood_crystals=2"]

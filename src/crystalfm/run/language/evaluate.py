@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from crystalfm.assets.progress import RichProgress
@@ -28,6 +29,7 @@ from crystalfm.run.language.prepare import TextSettings, language_dataset, prepa
 from crystalfm.run.language.restore import writer_of
 from crystalfm.run.network import build_datamodule
 from crystalfm.run.page import publish
+from crystalfm.run.parallel.hardware import resolve_precision
 from crystalfm.run.prepare import rows_of, use_split_of_run
 from crystalfm.run.trainer_session import predict_rows
 
@@ -101,7 +103,7 @@ def _score_crystals(
 ) -> None:
     """Add what was asked for: perplexity under translations, and crystals asked for by their formula."""
     if cfg.ipt_crystals:
-        ipt = _translated(writer, _drawn(prepared, rows, cfg.ipt_crystals, cfg.seed), cfg.seed)
+        ipt = _translated(cfg, writer, _drawn(prepared, rows, cfg.ipt_crystals, cfg.seed))
         result["ipt"] = _as_dict(ipt)
         metrics["ipt"] = ipt.mean.value
         console.print(_sentence(ipt), highlight=False)
@@ -170,16 +172,18 @@ def _drawn(prepared: PreparedData, rows: NDArray[np.int64], num_crystals: int, s
     return [Crystal.from_json(structures[row] or "") for row in _drawn_rows(rows, num_crystals, seed).tolist()]
 
 
-def _translated(writer: CrystalWriter, crystals: Sequence[Crystal], seed: int) -> TranslationPerplexity:
-    """Return the increase in perplexity under translations of crystals."""
+def _translated(cfg: DictConfig, writer: CrystalWriter, crystals: Sequence[Crystal]) -> TranslationPerplexity:
+    """Return the increase in perplexity under translations of crystals, in the arithmetic of ``trainer.precision``."""
     prompts = writer.crystal_prompts
     prompt = generation_prompt({}, prompts)
-    return translation_perplexity(
-        crystals,
-        prompts.text.write,
-        lambda texts: mean_nll(writer.model, writer.tokenizer, [(prompt, text) for text in texts]),
-        seed=seed,
-    )
+    device = next(writer.model.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=resolve_precision(cfg).startswith("bf16")):
+        return translation_perplexity(
+            crystals,
+            prompts.text.write,
+            lambda texts: mean_nll(writer.model, writer.tokenizer, [(prompt, text) for text in texts]),
+            seed=int(cfg.seed),
+        )
 
 
 def _as_dict(ipt: TranslationPerplexity) -> dict[str, Any]:
