@@ -7,13 +7,14 @@ from torch.nn import functional
 from crystalfm.encoders.alignn import CrystalBatch
 
 
-def make_batch(num_rows, *, seed=0, num_atoms=None, dtype=torch.float32):
-    """Atoms at random places, each bonded with each, and all pairs of bonds that meet."""
+def make_batch(num_rows, *, seed=0, num_atoms=None, dtype=torch.float32, angles_among=None):
+    """Atoms at random places, each bonded with each, and all pairs of bonds that meet, or those of so many atoms."""
     generator = torch.Generator().manual_seed(seed)
     if num_atoms is None:
         num_atoms = [int(torch.randint(2, 5, (), generator=generator)) for _ in range(num_rows)]
     sizes = list(num_atoms)
     numbers, vectors, sources, targets, num_edges, start = [], [], [], [], [], 0
+    angled = []
     for size in sizes:
         place = 3.0 * torch.rand(size, 3, generator=generator, dtype=torch.float64)
         source, target = (~torch.eye(size, dtype=torch.bool)).nonzero(as_tuple=True)
@@ -24,9 +25,11 @@ def make_batch(num_rows, *, seed=0, num_atoms=None, dtype=torch.float32):
         sources.append(source + start)
         targets.append(target + start)
         num_edges.append(len(source))
+        angled.append((source < (angles_among or size)) & (target < (angles_among or size)))
         start += size
     source, target = torch.cat(sources), torch.cat(targets)
-    second, first = (target[None, :] == source[:, None]).nonzero(as_tuple=True)
+    both = torch.cat(angled)[None, :] & torch.cat(angled)[:, None]
+    second, first = ((target[None, :] == source[:, None]) & both).nonzero(as_tuple=True)
     return CrystalBatch(
         torch.cat(numbers), torch.tensor(sizes), source, target, torch.cat(vectors).to(dtype),
         torch.tensor(num_edges), first, second,

@@ -10,6 +10,7 @@ from crystal_batches import make_batch, plain_alignn, set_running_statistics
 from crystalfm.chem.atom_features import cgcnn_atom_features
 from crystalfm.encoders import alignn_kernels
 from crystalfm.encoders.alignn import ALIGNN, CrystalBatch
+from crystalfm.encoders.alignn_layers import EdgeEnds
 
 TABLE = torch.tensor(cgcnn_atom_features())
 SMALL = {
@@ -39,10 +40,12 @@ def _chunks(request, monkeypatch):
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_values_gradients_and_statistics_equal_the_plain_equations(norm, training):
+@pytest.mark.parametrize("angles_among", [None, 2], ids=["all bonds have angles", "two bonds of twelve have"])
+def test_values_gradients_and_statistics_equal_the_plain_equations(angles_among, norm, training):
     network = make_network(dtype=torch.float64, norm=norm).train(training)
     plain = copy.deepcopy(network)
-    batch = make_batch(5, dtype=torch.float64)
+    num_atoms = None if angles_among is None else [4] * 5
+    batch = make_batch(5, num_atoms=num_atoms, dtype=torch.float64, angles_among=angles_among)
     mine, theirs = (replace(batch, edge_vector=batch.edge_vector.clone().requires_grad_()) for _ in range(2))
     output = network(mine, pool_all=True)
     prediction, pooled = plain_alignn(plain, theirs)
@@ -55,6 +58,16 @@ def test_values_gradients_and_statistics_equal_the_plain_equations(norm, trainin
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(mine.edge_vector.grad, theirs.edge_vector.grad, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(network.state_dict(), plain.state_dict(), rtol=1e-9, atol=1e-9)
+
+
+def test_bonds_without_an_angle_are_left_out_where_they_are_many():
+    first, second = torch.tensor([1, 5]), torch.tensor([5, 1])
+    few = EdgeEnds.of_connected(first, second, num_nodes=6)
+    assert few.connected.tolist() == [1, 5]
+    assert few.source.tolist() == [0, 1]
+    assert few.target.tolist() == [1, 0]
+    assert EdgeEnds.of_connected(few.source, few.target, num_nodes=2).connected is None
+    assert EdgeEnds.of_connected(first[:0], first[:0], num_nodes=4).connected.tolist() == []
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])

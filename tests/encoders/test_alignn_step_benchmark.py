@@ -9,19 +9,21 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_every_side_and_then_the_ratios(repository):
+@pytest.mark.parametrize("graphs", ["k_nearest", "radius"])
+def test_the_benchmark_prints_every_side_and_then_the_ratios(repository, graphs):
     script = repository / "benchmarks" / "alignn_step.py"
     if not script.is_file():
         pytest.skip("needs the repository's benchmarks folder")
     lines = subprocess.run(
-        [sys.executable, str(script), "--quick", "--threads", "1"],
+        [sys.executable, str(script), "--quick", "--threads", "1", "--graphs", graphs],
         check=True,
         capture_output=True,
         text=True,
         timeout=240,
     ).stdout.splitlines()
     assert re.match(
-        r"4 crystals \((mp|made up)\), \d+ atoms, [\d,]+ bonds, [\d,]+ triplets, width 16, 1 threads", lines[0]
+        rf"4 crystals \((mp|made up)\), \d+ atoms, [\d,]+ bonds, [\d,]+ triplets \({graphs}\), width 16, 1 threads",
+        lines[0],
     )
     times = {line[:38].strip(): line[38:].split() for line in lines if line.endswith("GiB")}
     ours = {f"crystalfm, {norm} norm, {kind}" for norm in ("batch", "layer") for kind in ("fp32", "bf16")}

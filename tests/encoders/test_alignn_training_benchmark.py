@@ -29,7 +29,9 @@ def test_the_benchmark_prints_errors_times_and_then_the_ratios(repository, tmp_p
         "32 crystals (made up): train 24, val 4, test 4; 1 + 1 layers of 8, 2 epochs, batches of 4, 1 threads"
     )
     assert re.fullmatch(r"mean +\d\.\d{4}", lines[2])
-    errors = {line[:24].strip(): float(line[24:36]) for line in lines[3:] if re.search(r"\ds$", line)}
+    rows = [line for line in lines[3:] if re.search(r"\ds +[\d,]+ +[\d,]+$", line)]
+    errors = {line[:24].strip(): float(line[24:36]) for line in rows}
+    assert len({tuple(line.split()[-2:]) for line in rows}) == 1, "both sides train on the same graphs"
     has_peer = find_spec("alignn") is not None and find_spec("lmdb") is not None
     assert set(errors) == {"crystalfm, 32-true", "crystalfm, bf16-mixed", *(["alignn"] if has_peer else [])}
     assert all(0 < error < 10 for error in errors.values())

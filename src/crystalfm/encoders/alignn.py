@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from crystalfm.encoders.alignn_layers import ALIGNNConv, EdgeGatedGraphConv, MLPLayer, RBFExpansion
+from crystalfm.encoders.alignn_layers import ALIGNNConv, EdgeEnds, EdgeGatedGraphConv, MLPLayer, RBFExpansion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -180,12 +180,12 @@ class ALIGNN(nn.Module):
             batch: crystals of the rows.
             pool_all: whether bonds and triplets are pooled too; what would be computed for them alone is else left out.
         """
-        bonds = (batch.edge_source, batch.edge_target)
-        triplets = (batch.triplet_first, batch.triplet_second)
+        bonds = EdgeEnds(batch.edge_source, batch.edge_target)
         atom_states = self.atom_embedding(self.features.index_select(0, batch.atomic_numbers))
         bond_states = self.edge_embedding(torch.linalg.vector_norm(batch.edge_vector, dim=1))
         triplet_states = None
         if len(self.alignn_layers):
+            triplets = EdgeEnds.of_connected(batch.triplet_first, batch.triplet_second, len(batch.edge_source))
             triplet_states = self.angle_embedding(batch.cosines())
             states = (atom_states, bond_states, triplet_states)
             for number, layer in enumerate(self.alignn_layers, start=1):
@@ -193,7 +193,7 @@ class ALIGNN(nn.Module):
             atom_states, bond_states, triplet_states = states
         for number, layer in enumerate(self.gcn_layers, start=1):
             needed = pool_all or number < len(self.gcn_layers)
-            atom_states, bond_states = layer(atom_states, bond_states, *bonds, update_edges=needed)
+            atom_states, bond_states = layer(atom_states, bond_states, bonds, update_edges=needed)
         return self._read_out(batch, atom_states, bond_states, triplet_states, pool_all=pool_all)
 
     def _read_out(

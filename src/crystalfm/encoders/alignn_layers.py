@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,44 @@ from crystalfm.encoders.alignn_kernels import NormCall, NormName, gated_edges, l
 
 _GATE_EPSILON = 1e-6
 """Added to the sum of the gates of a node (Choudhary & DeCost 2021, equation 4)."""
+
+_MOST_CONNECTED = 0.75
+"""Share of connected nodes up to which the others are left out of what only edges need."""
+
+
+@dataclass(frozen=True)
+class EdgeEnds:
+    """Which nodes the edges of a graph connect.
+
+    Attributes:
+        source: (M,) place in ``connected`` of the node from which each edge starts.
+        target: (M,) place of that at which it ends.
+        connected: (K,) the nodes that have an edge, in their order; ``None`` stands for all N.
+    """
+
+    source: Tensor
+    target: Tensor
+    connected: Tensor | None = None
+
+    @classmethod
+    def of_connected(cls, source: Tensor, target: Tensor, num_nodes: int) -> EdgeEnds:
+        """Find the nodes that have an edge at all, where it is worth it.
+
+        In the line graph of a radius graph, bonds beyond the angles' cut-off have none: two thirds of them.
+
+        Args:
+            source: (M,) node from which each edge starts.
+            target: (M,) node at which it ends.
+            num_nodes: number of nodes (N).
+        """
+        has_edge = torch.zeros(num_nodes, dtype=torch.bool, device=source.device)
+        has_edge[source] = True
+        has_edge[target] = True
+        connected = has_edge.nonzero()[:, 0]
+        if len(connected) > _MOST_CONNECTED * num_nodes:
+            return cls(source, target)
+        place = has_edge.cumsum(dim=0) - 1
+        return cls(place.index_select(0, source), place.index_select(0, target), connected)
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:
@@ -122,28 +161,28 @@ class EdgeGatedGraphConv(nn.Module):
         self.bn_nodes = make_norm(norm, width)
 
     def forward(
-        self, nodes: Tensor, edges: Tensor, source: Tensor, target: Tensor, *, update_edges: bool = True
+        self, nodes: Tensor, edges: Tensor, ends: EdgeEnds, *, update_edges: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Update the states of nodes and edges.
 
         Args:
             nodes: (N, D) states of the nodes.
             edges: (M, D) states of the edges.
-            source: (M,) node from which each edge starts.
-            target: (M,) node at which it ends.
+            ends: nodes that each edge connects.
             update_edges: whether the new states of the edges are needed.
 
         Returns:
             new states of nodes (N, D) and edges (M, D), or the old ones of the edges if no new ones are needed.
         """
         width, narrow = self.edge_gate.out_features, _compute_dtype(self.edge_gate.weight)
+        connected = nodes if ends.connected is None else nodes.index_select(0, ends.connected)
         # Both are wanted at the source of an edge: projected together, they are gathered in one go.
         source_table = functional.linear(
-            nodes,
+            connected,
             torch.cat([self.src_gate.weight, self.dst_update.weight]),
             torch.cat([self.src_gate.bias, self.dst_update.bias]),
         )
-        target_table = functional.linear(nodes, self.dst_gate.weight, self.dst_gate.bias + self.edge_gate.bias)
+        target_table = functional.linear(connected, self.dst_gate.weight, self.dst_gate.bias + self.edge_gate.bias)
         wide = wide_type(narrow)
         with torch.autocast(edges.device.type, enabled=False):
             sums, new_edges, mean, variance = gated_edges(
@@ -153,7 +192,7 @@ class EdgeGatedGraphConv(nn.Module):
                 self.edge_gate.weight.to(narrow),
                 self.bn_edges.weight.to(wide),
                 self.bn_edges.bias.to(wide),
-                (source, target),
+                (ends.source, ends.target),
                 _norm_call(self.bn_edges, len(edges)),
                 update=update_edges,
             )
@@ -161,7 +200,11 @@ class EdgeGatedGraphConv(nn.Module):
         received = sums[:, width:] / (sums[:, :width] + _GATE_EPSILON)
         if not torch.is_autocast_enabled(nodes.device.type):
             received = received.to(nodes.dtype)
-        updated = self.src_update(nodes) + received
+        updated = self.src_update(nodes)
+        if ends.connected is None:
+            updated = updated + received
+        else:
+            updated = updated.to(received.dtype).index_add(0, ends.connected, received)
         new_nodes = nodes + functional.silu(self._normalise_nodes(updated))
         return new_nodes, new_edges if update_edges else edges
 
@@ -190,8 +233,8 @@ class ALIGNNConv(nn.Module):
     def forward(
         self,
         states: tuple[Tensor, Tensor, Tensor],
-        bonds: tuple[Tensor, Tensor],
-        triplets: tuple[Tensor, Tensor],
+        bonds: EdgeEnds,
+        triplets: EdgeEnds,
         *,
         update_triplets: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,16 +242,14 @@ class ALIGNNConv(nn.Module):
 
         Args:
             states: states of atoms (A, D), bonds (E, D) and triplets (T, D).
-            bonds: atoms at which each bond starts and ends, (E,) each.
-            triplets: first and second bond of each triplet, (T,) each.
+            bonds: atoms at which each of the E bonds starts and ends.
+            triplets: first and second bond of each of the T triplets.
             update_triplets: whether the new states of the triplets are needed.
 
         Returns:
             the new states.
         """
         atom_states, bond_states, triplet_states = states
-        atom_states, messages = self.node_update(atom_states, bond_states, *bonds)
-        bond_states, triplet_states = self.edge_update(
-            messages, triplet_states, *triplets, update_edges=update_triplets
-        )
+        atom_states, messages = self.node_update(atom_states, bond_states, bonds)
+        bond_states, triplet_states = self.edge_update(messages, triplet_states, triplets, update_edges=update_triplets)
         return atom_states, bond_states, triplet_states
