@@ -20,7 +20,16 @@ def loss(texts):
 
 
 def test_by_hand():
-    found = translation_perplexity([rock_salt(), perovskite()], first_coordinate, loss, num_translations=7, seed=4)
+    steps = []
+    found = translation_perplexity(
+        [rock_salt(), perovskite()],
+        first_coordinate,
+        loss,
+        num_translations=7,
+        seed=4,
+        progress=lambda *step: steps.append(step),
+    )
+    assert steps == [(1, 2), (2, 2)]
     for row in range(2):
         shifts = np.random.default_rng([4, row]).random((7, 3))[:, 0]
         perplexities = np.exp(np.round(shifts, 6))  # the first atom of both is at the origin

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crystalfm.models import crystal_llm
 from crystalfm.models.crystal_llm import CrystalLLM, LanguageNetwork, packed_mask
+from crystalfm.models.language import scoring
 from crystalfm.models.settings import OptimizerSettings, SchedulerSettings
 
 
@@ -86,8 +86,8 @@ def test_the_mask_is_causal_within_a_text_and_never_empty():
 def test_scores_in_chunks_give_the_same_gradients(monkeypatch):
     grads = []
     for vocabulary_limit, chunk in ((10_000, 1024), (1, 4)):
-        monkeypatch.setattr(crystal_llm, "_LARGE_VOCABULARY", vocabulary_limit)
-        monkeypatch.setattr(crystal_llm, "_CHUNK_TOKENS", chunk)
+        monkeypatch.setattr(scoring, "_LARGE_VOCABULARY", vocabulary_limit)
+        monkeypatch.setattr(scoring, "_CHUNK_TOKENS", chunk)
         model = small_model()
         losses, _ = LanguageNetwork(model)(*packed(TEXTS, 16))
         losses.sum().backward()

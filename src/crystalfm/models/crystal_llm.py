@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from crystalfm.contracts import batch_key
 from crystalfm.models.errors import WeightedMean
 from crystalfm.models.language.build import names_to_save
+from crystalfm.models.language.scoring import token_losses
 from crystalfm.models.trained import TrainedModule
 
 if TYPE_CHECKING:
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
 
 _MODALITY = "crystal_text"
 _IGNORED = -100
-_CHUNK_TOKENS = 1024
-_TOKENS_STEP = 256
-"""The head is computed for multiples of this: oneDNN keeps memory of the size of its weights for every other shape."""
-
-_LARGE_VOCABULARY = 8192
-"""From here on scores of all tokens over the whole vocabulary would take more memory than the network."""
 
 
 class CrystalLLM(TrainedModule):
@@ -230,30 +223,7 @@ class LanguageNetwork(nn.Module):
         ).last_hidden_state
         learned = labels[:, 1:] != _IGNORED
         states, wanted = hidden[:, :-1][learned], labels[:, 1:][learned]
-        return self._losses(states, wanted), segments[:, 1:][learned]
-
-    def _losses(self, states: Tensor, wanted: Tensor) -> Tensor:
-        model: Any = self.model
-        head = model.get_output_embeddings()
-        count = len(states)
-        extra = -count % _TOKENS_STEP
-        states, wanted = functional.pad(states, (0, 0, 0, extra)), functional.pad(wanted, (0, extra))
-
-        def chunk_losses(part: Tensor, targets: Tensor) -> Tensor:
-            return functional.cross_entropy(head(part).float(), targets, reduction="none")
-
-        if head.weight.shape[0] < _LARGE_VOCABULARY or not torch.is_grad_enabled():
-            parts = [chunk_losses(part, targets) for part, targets in _chunks(states, wanted)]
-        else:  # scores are computed again in the backward pass, a chunk at a time
-            parts = [
-                checkpoint(chunk_losses, part, targets, use_reentrant=False)
-                for part, targets in _chunks(states, wanted)
-            ]
-        return torch.cat(parts)[:count]
-
-
-def _chunks(states: Tensor, wanted: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(torch.split(states, _CHUNK_TOKENS), torch.split(wanted, _CHUNK_TOKENS), strict=True))
+        return token_losses(model, states, wanted), segments[:, 1:][learned]
 
 
 def packed_mask(segments: Tensor) -> Tensor:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from crystalfm.chem.molecules import RowProblem
 from crystalfm.data.descriptions import GENERATORS, DescribedCrystals, DescriptionSettings, describe_crystals
 from crystalfm.run.parallel.stamp import is_child_rank
-from crystalfm.run.tracking.console import run_console
+from crystalfm.run.tracking.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from omegaconf import DictConfig
 
@@ -85,16 +82,3 @@ def _settings(cfg: DictConfig) -> DescriptionSettings:
     return DescriptionSettings(
         **{item.name: node[item.name] for item in fields(DescriptionSettings) if item.name in node}
     )
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a function that draws (done, to do); ``None`` where there is no terminal."""
-    console = run_console()
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

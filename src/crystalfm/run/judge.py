@@ -16,7 +16,6 @@ from crystalfm.metrics.crystals.report import JudgeSettings, judge
 from crystalfm.metrics.stability.relaxation import RelaxationSettings
 from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store
-from crystalfm.run.descriptions import progress_bar
 from crystalfm.run.folder import RunFolder
 from crystalfm.run.generator_pages.judged import judged_page
 from crystalfm.run.judging.asked import conditions_table, judge_conditions
@@ -26,6 +25,7 @@ from crystalfm.run.judging.samples import read_samples
 from crystalfm.run.judging.stability import judge_stability
 from crystalfm.run.page import publish
 from crystalfm.run.tracking.console import run_console
+from crystalfm.run.tracking.progress import progress_bar
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

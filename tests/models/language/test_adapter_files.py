@@ -12,6 +12,11 @@ from crystalfm.models.language.adapters import has_adapters, merge_adapters, sav
 peft = pytest.importorskip("peft")
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_are_added_without_a_word(build):
+    assert has_adapters(build("llama", lora_rank=2).model)
+
+
 @pytest.mark.parametrize("asset", ["llama", "untied", "gpt2"])
 def test_plain_peft_loads_the_adapters(build, train, logits, llm_assets, tmp_path, asset):
     built = build(asset, lora_rank=2, lora_alpha=32.0, lora_dropout=0.05)

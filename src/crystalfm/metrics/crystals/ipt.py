@@ -67,6 +67,7 @@ def translation_perplexity(
     *,
     num_translations: int = NUM_TRANSLATIONS,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TranslationPerplexity:
     """Return the increase in perplexity under translations of each crystal.
 
@@ -76,6 +77,7 @@ def translation_perplexity(
         log_likelihood: returns the mean negative log-likelihood a token, in nats, of each text.
         num_translations: random translations of each crystal, at least two.
         seed: of the translations, which depend on a crystal's place in the list too.
+        progress: is told how many crystals are done, and how many there are.
 
     Raises:
         ValueError: there are fewer than two translations, or ``log_likelihood`` returns another number of values.
@@ -93,6 +95,8 @@ def translation_perplexity(
             perplexities = np.exp(losses)
             lowest[row] = perplexities.min()
             increase[row] = (perplexities - lowest[row]).mean()
+        if progress is not None:
+            progress(row + 1, len(crystals))
     return TranslationPerplexity(increase, lowest, num_translations)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from crystalfm.contracts import UserError
@@ -48,7 +49,10 @@ def add_adapters(model: Any, settings: PretrainedSettings, rank: int) -> Any:
         fan_in_fan_out=model.config.model_type == "gpt2",  # its linear layers are Conv1D, stored transposed
         task_type="CAUSAL_LM",
     )
-    wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        # peft asks for a property under a name that transformers has replaced.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:  # small updates would be lost in bfloat16; peft casts around the adapters
             parameter.data = parameter.data.float()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from crystalfm.generation.writer import completion_ids, prompt_ids
 
@@ -15,6 +16,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+_CHUNK_TOKENS = 1024
+_TOKENS_STEP = 256
+"""The head is computed for multiples of this: oneDNN keeps memory of the size of its weights for every other shape."""
+
+_LARGE_VOCABULARY = 8192
+"""From here on scores of all tokens over the whole vocabulary would take more memory than the network."""
+
+
+def token_losses(model: Any, states: Tensor, wanted: Tensor) -> Tensor:
+    """Return the negative log-likelihood of tokens from the last hidden states before them, a chunk at a time.
+
+    Args:
+        model: causal language model.
+        states: (K, D) last hidden states.
+        wanted: (K,) token ids that come next.
+
+    Returns:
+        (K,) float32, in nats.
+    """
+    head = model.get_output_embeddings()
+    count = len(states)
+    extra = -count % _TOKENS_STEP
+    states, wanted = functional.pad(states, (0, 0, 0, extra)), functional.pad(wanted, (0, extra))
+    chunks = zip(torch.split(states, _CHUNK_TOKENS), torch.split(wanted, _CHUNK_TOKENS), strict=True)
+
+    def losses(part: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(head(part).float(), targets, reduction="none")
+
+    if head.weight.shape[0] < _LARGE_VOCABULARY or not torch.is_grad_enabled():
+        parts = [losses(part, targets) for part, targets in chunks]
+    else:  # scores are computed again in the backward pass
+        parts = [checkpoint(losses, part, targets, use_reentrant=False) for part, targets in chunks]
+    return torch.cat(parts)[:count]
 
 
 def mean_nll(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> NDArray[np.float64]:
@@ -57,12 +92,11 @@ def _batch_nll(model: Any, pad_id: int, rows: Sequence[tuple[list[int], list[int
         ids[row, :end] = torch.tensor(prompt + completion)
         attended[row, :end] = 1
         scored[row, max(len(prompt), 1) : end] = True  # nothing stands before the first token of all
-    # The head is the dearest layer of a small model: it is computed from the first scored token on.
-    keep = size - int(scored.any(dim=0).nonzero()[0]) + 1 if scored.any() else 1
-    output = model(input_ids=ids.to(device), attention_mask=attended.to(device), logits_to_keep=keep, use_cache=False)
-    logits: Tensor = output.logits[:, :-1].float()
-    labels, mask = ids[:, size - keep + 1 :].to(device), scored[:, size - keep + 1 :].to(device)
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-    sums = (losses * mask).sum(dim=1, dtype=torch.float64)
+    hidden = model.get_decoder()(
+        input_ids=ids.to(device), attention_mask=attended.to(device), use_cache=False
+    ).last_hidden_state
+    mask = scored[:, 1:].to(device)
+    losses = token_losses(model, hidden[:, :-1][mask], ids[:, 1:].to(device)[mask])
+    sums = losses.new_zeros(len(rows), dtype=torch.float64).index_add_(0, mask.nonzero()[:, 0], losses.double())
     means: NDArray[np.float64] = (sums / mask.sum(dim=1).clamp(min=1)).cpu().numpy()
     return means

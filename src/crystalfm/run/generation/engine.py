@@ -94,9 +94,18 @@ def make_engine(cfg: DictConfig, writer: CrystalWriter, folder: Path) -> Engine:
         return VllmEngine(_model_folder(cfg, writer, folder), writer.prompts, dtype=_VLLM_TYPES[precision])
     from crystalfm.generation.engines.transformers_engine import TransformersEngine
 
+    move_to_device(cfg, writer)
+    return TransformersEngine(writer, precision)
+
+
+def move_to_device(cfg: DictConfig, writer: CrystalWriter) -> None:
+    """Move the model to the device that ``trainer`` asks for; a quantised one stays where its weights were packed.
+
+    Raises:
+        UserError: there is no such device here.
+    """
     if not getattr(writer.model, "is_quantized", False):
         writer.model.to(device_of(cfg))
-    return TransformersEngine(writer, precision)
 
 
 def _model_folder(cfg: DictConfig, writer: CrystalWriter, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from crystalfm.metrics.crystals.validity import is_structurally_valid
 from crystalfm.metrics.stability.hull import ConvexHull, entry_of, file_hull, reference_hull
 from crystalfm.metrics.stability.relaxation import Relaxed, relax_crystals
 from crystalfm.metrics.stability.sun import SampleStability, StabilityReport, summarize
-from crystalfm.run.descriptions import progress_bar
+from crystalfm.run.tracking.progress import progress_bar
 
 if TYPE_CHECKING:
     from crystalfm.chem.crystals import Crystal

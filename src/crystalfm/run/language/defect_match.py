@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from crystalfm.generation.defects.prompts import DefectPromptSettings, defect_pr
 from crystalfm.generation.engines.transformers_engine import TransformersEngine
 from crystalfm.generation.sampling import Request, SamplingSettings
 from crystalfm.metrics.defects import ConfigurationMatches, match_configurations
+from crystalfm.run.tracking.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,12 @@ _STREAM = 2
 
 
 def match_by_properties(
-    writer: CrystalWriter, records: Sequence[DefectRecord], properties: Sequence[Mapping[str, float]], *, seed: int
+    writer: CrystalWriter,
+    records: Sequence[DefectRecord],
+    properties: Sequence[Mapping[str, float]],
+    *,
+    seed: int,
+    precision: Literal["auto", "bf16", "fp32"],
 ) -> tuple[ConfigurationMatches, ConfigurationMatches]:
     """Ask once for each configuration by its properties, and compare what is written with it.
 
@@ -39,10 +45,11 @@ def match_by_properties(
     there are, and where, is left to the model.
 
     Args:
-        writer: the model; its weights are merged and stay so.
+        writer: the model; its weights are merged and turned to the precision, and stay so.
         records: configurations to ask for.
         properties: what is known of each, by name; NaN where it is not.
         seed: of the sampling, at temperature 1.
+        precision: of the sampling.
 
     Returns:
         the matches of what was written, and those of random configurations under the same rules: what guessing gives.
@@ -69,7 +76,8 @@ def match_by_properties(
         prompt = defect_prompt(supercell, rules, _asked(known, settings), settings)
         requests.append(Request(place, prompt, "defects", constraint))
     found: list[Configuration | None] = [None] * len(records)
-    for sample in TransformersEngine(writer).sample(requests, SamplingSettings(seed=seed, max_new_tokens=room)):
+    samples = TransformersEngine(writer, precision).sample(requests, SamplingSettings(seed=seed, max_new_tokens=room))
+    for sample in counted(samples, "writing configurations by properties", len(requests)):
         try:
             found[sample.index] = read_answer(sample.text, supercells[sample.index], settings)
         except DefectTextError:

@@ -20,6 +20,7 @@ from crystalfm.models.language.scoring import mean_nll
 from crystalfm.report.tables import closing_panel
 from crystalfm.run.build import asset_store, build_language_module
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.generation.engine import move_to_device, sampling_precision
 from crystalfm.run.generator_pages.language import evaluation_page
 from crystalfm.run.language.defect_match import match_by_properties, match_sentence
 from crystalfm.run.language.defects import prepare_defects, read_records
@@ -29,8 +30,9 @@ from crystalfm.run.language.prepare import TextSettings, language_dataset, prepa
 from crystalfm.run.language.restore import writer_of
 from crystalfm.run.network import build_datamodule
 from crystalfm.run.page import publish
-from crystalfm.run.parallel.hardware import resolve_precision
+from crystalfm.run.parallel.hardware import prediction_precision
 from crystalfm.run.prepare import rows_of, use_split_of_run
+from crystalfm.run.tracking.progress import progress_bar
 from crystalfm.run.trainer_session import predict_rows
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     merged = _merged(cfg, saved)
     store = asset_store(merged, RichProgress(console))
     writer = writer_of(saved, store)
+    writes_defects = isinstance(writer.prompts, DefectPromptSettings)
+    if cfg.match_crystals or writes_defects:
+        sampling_precision(cfg)  # what no sampler offers is said before anything is done
     if own:
         use_split_of_run(merged, saved.path)
     prepared = _prepared(merged, store, writer, all_rows=not own)
@@ -79,62 +84,54 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     predicted = predict_rows(merged, module, build_datamodule(merged, prepared), read)
     found = Likelihood.of(predicted)
     console.print(likelihood_table({split: found}))
-    metrics = {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")}
-    result: dict[str, Any] = {"checkpoint": str(saved.path), "split": split, "likelihood": found.as_dict()}
-    score = _score_defects if isinstance(writer.prompts, DefectPromptSettings) else _score_crystals
-    score(cfg, writer, prepared, rows, result, metrics, console)
+    move_to_device(cfg, writer)
+    score = _defect_scores if writes_defects else _crystal_scores
+    scores, metrics = score(cfg, writer, prepared, rows, console)
     folder = RunFolder(run_dir)
     write_likelihoods(folder.predictions, prepared, read, predicted)
     write_rejected(folder.rejected, prepared.table.rejected)
-    write_json(folder.root / "evaluation.json", result)
+    facts = {"checkpoint": str(saved.path), "split": split, "likelihood": found.as_dict()}
+    write_json(folder.root / "evaluation.json", facts | scores)
     console.print(closing_panel(folder.root, []))
     publish(folder, lambda: evaluation_page(folder, prepared.table), console)
-    return metrics
+    return {key: float(value) for key, value in found.as_dict().items() if not key.startswith("num_")} | metrics
 
 
-def _score_crystals(
-    cfg: DictConfig,
-    writer: CrystalWriter,
-    prepared: PreparedData,
-    rows: NDArray[np.int64],
-    result: dict[str, Any],
-    metrics: dict[str, float],
-    console: Console,
-) -> None:
-    """Add what was asked for: perplexity under translations, and crystals asked for by their formula."""
+def _crystal_scores(
+    cfg: DictConfig, writer: CrystalWriter, prepared: PreparedData, rows: NDArray[np.int64], console: Console
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return what was asked for: perplexity under translations, and crystals asked for by their formula."""
+    scores: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     if cfg.ipt_crystals:
         ipt = _translated(cfg, writer, _drawn(prepared, rows, cfg.ipt_crystals, cfg.seed))
-        result["ipt"] = _as_dict(ipt)
+        scores["ipt"] = _as_dict(ipt)
         metrics["ipt"] = ipt.mean.value
         console.print(_sentence(ipt), highlight=False)
     if cfg.match_crystals:
-        matches = match_by_formula(writer, _drawn(prepared, rows, cfg.match_crystals, cfg.seed), seed=cfg.seed)
-        result["match"] = {"rate": matches.match_rate.as_dict(), "rmse": matches.rmse.as_dict()}
+        drawn = _drawn(prepared, rows, cfg.match_crystals, cfg.seed)
+        matches = match_by_formula(writer, drawn, seed=cfg.seed, precision=sampling_precision(cfg))
+        scores["match"] = {"rate": matches.match_rate.as_dict(), "rmse": matches.rmse.as_dict()}
         metrics["match_rate"] = matches.match_rate.fraction
         console.print(_match_sentence(matches), highlight=False)
+    return scores, metrics
 
 
-def _score_defects(
-    cfg: DictConfig,
-    writer: CrystalWriter,
-    prepared: PreparedData,
-    rows: NDArray[np.int64],
-    result: dict[str, Any],
-    metrics: dict[str, float],
-    console: Console,
-) -> None:
-    """Add how many configurations come out when they are asked for by their properties, each of the rows once."""
+def _defect_scores(
+    cfg: DictConfig, writer: CrystalWriter, prepared: PreparedData, rows: NDArray[np.int64], console: Console
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return how many configurations come out when they are asked for by their properties, each of the rows once."""
     chosen = prepared.table.select(rows)
     names = [target.name for target in chosen.target_specs]
     known = [dict(zip(names, values, strict=True)) for values in chosen.targets.tolist()]
-    matches, guessed = match_by_properties(writer, read_records(chosen), known, seed=cfg.seed)
-    result["match"] = {"written": matches.as_dict(), "random": guessed.as_dict()}
-    metrics |= {
+    precision = sampling_precision(cfg)
+    matches, guessed = match_by_properties(writer, read_records(chosen), known, seed=cfg.seed, precision=precision)
+    console.print(match_sentence(matches, guessed), highlight=False)
+    return {"match": {"written": matches.as_dict(), "random": guessed.as_dict()}}, {
         "exact_match_rate": matches.exact.fraction,
         "equivalent_match_rate": matches.equivalent.fraction,
         "type_match_rate": matches.same_type.fraction,
     }
-    console.print(match_sentence(matches, guessed), highlight=False)
 
 
 def _merged(cfg: DictConfig, saved: SavedModel) -> DictConfig:
@@ -177,12 +174,14 @@ def _translated(cfg: DictConfig, writer: CrystalWriter, crystals: Sequence[Cryst
     prompts = writer.crystal_prompts
     prompt = generation_prompt({}, prompts)
     device = next(writer.model.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=resolve_precision(cfg).startswith("bf16")):
+    precision = torch.autocast(device, torch.bfloat16, enabled=prediction_precision(cfg).startswith("bf16"))
+    with precision, progress_bar("reading translated crystals") as progress:
         return translation_perplexity(
             crystals,
             prompts.text.write,
             lambda texts: mean_nll(writer.model, writer.tokenizer, [(prompt, text) for text in texts]),
             seed=int(cfg.seed),
+            progress=progress,
         )
 
 
@@ -205,7 +204,8 @@ def _sentence(ipt: TranslationPerplexity) -> str:
 
 def _match_sentence(matches: PairMatches) -> str:
     rate, rmse = matches.match_rate, matches.rmse
+    distance = f", mean distance of sites {rmse.value:.3f}" if rate.count else ""
     return (
-        f"asked for by their formula, one sample each: {rate.count:,} of {rate.total:,} match ({rate.fraction:.1%}),"
-        f" mean distance of sites {rmse.value:.3f}"
+        f"asked for by their formula, one sample each: {rate.count:,} of {rate.total:,} match ({rate.fraction:.1%})"
+        f"{distance}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from crystalfm.chem.crystal_text import CrystalTextError
 from crystalfm.chem.formulas import formula_counts
@@ -12,6 +12,7 @@ from crystalfm.generation.engines.transformers_engine import TransformersEngine
 from crystalfm.generation.prompts import generation_prompt
 from crystalfm.generation.sampling import Request, SamplingSettings
 from crystalfm.metrics.crystals.matching import PairMatches, match_pairs
+from crystalfm.run.tracking.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 _FORMULA = "formula"
 
 
-def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed: int) -> PairMatches:
+def match_by_formula(
+    writer: CrystalWriter, crystals: Sequence[Crystal], *, seed: int, precision: Literal["auto", "bf16", "fp32"]
+) -> PairMatches:
     """Ask once for each crystal by its formula, and compare what is written with it.
 
     The protocol is that of structure prediction on MP-20 (CDVAE, DiffCSP): one sample a crystal, StructureMatcher with
@@ -30,9 +33,10 @@ def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed
     the model, as it is not told.
 
     Args:
-        writer: the model; its weights are merged and stay so.
+        writer: the model; its weights are merged and turned to the precision, and stay so.
         crystals: crystals to ask for, usually of the test set.
         seed: of the sampling, at temperature 1.
+        precision: of the sampling.
 
     Raises:
         UserError: the model was not trained to be asked for formulas, or writes no crystals.
@@ -53,7 +57,8 @@ def match_by_formula(writer: CrystalWriter, crystals: Sequence[Crystal], *, seed
         for place, crystal in enumerate(crystals)
     ]
     found: list[Crystal | None] = [None] * len(crystals)
-    for sample in TransformersEngine(writer).sample(requests, SamplingSettings(seed=seed)):
+    samples = TransformersEngine(writer, precision).sample(requests, SamplingSettings(seed=seed))
+    for sample in counted(samples, "writing crystals by formula", len(requests)):
         try:
             found[sample.index] = prompts.text.read(sample.text)
         except CrystalTextError:
