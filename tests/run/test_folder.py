@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crystalfm.contracts import UserError
-from crystalfm.run.folder import RunFolder, find_checkpoint, newest_resumable, run_folder_of
+from crystalfm.run.folder import RunFolder, find_checkpoint, folders_with, newest_resumable, run_folder_of
 
 
 def make_run(root: Path, *names: str) -> RunFolder:
@@ -62,3 +62,17 @@ def test_a_checkpoint_knows_its_run(tmp_path: Path) -> None:
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes(b"x")
     assert run_folder_of(alone) is None
+
+
+def test_a_folder_itself_or_those_in_it(tmp_path: Path) -> None:
+    for name in ("b", "a", "deep/deeper"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("b", "a", "deep/deeper"):
+        (tmp_path / name / "x.json").touch()
+    (tmp_path / "file").touch()
+    assert folders_with(str(tmp_path), "x.json", "") == [tmp_path / "a", tmp_path / "b"]
+    assert folders_with(str(tmp_path / "b"), "x.json", "") == [tmp_path / "b"]
+    assert folders_with(str(tmp_path), "other.json", "") == []
+    with pytest.raises(UserError, match="no such folder") as found:
+        folders_with(str(tmp_path / "none"), "x.json", "give runs")
+    assert found.value.remedy == "give runs"

@@ -14,6 +14,7 @@ import pytest
 from generator_folders import PROMPT, judged, relaxed, salt, sample, share, write_generation, write_judged
 
 from crystalfm.contracts import DataSpec
+from crystalfm.report.page import structures
 from crystalfm.report.page.build import build_page
 from crystalfm.report.page.content import PageContent
 from crystalfm.run import page
@@ -119,7 +120,7 @@ def test_what_has_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = [sample(number, salt(4 + 0.1 * number)) for number in range(9)]
     folder = write_generation(tmp_path, rows)
     monkeypatch.setattr(pieces, "MAX_ROWS", 6)
-    monkeypatch.setattr(pieces, "ROOM_CHARACTERS", 1000)
+    monkeypatch.setattr(structures, "ROOM_CHARACTERS", 1000)
     found = sampled_page(folder)
     assert found.gallery is not None
     assert len(found.gallery.rows) == 6

@@ -20,6 +20,7 @@ from run_helpers import MakeConfig, molecules
 from crystalfm.chem.crystals import make_crystal
 from crystalfm.contracts import DataSpec, TargetSpec
 from crystalfm.data.records import RecordTable
+from crystalfm.report.page import structures
 from crystalfm.run import page
 from crystalfm.run.evaluate import evaluate
 from crystalfm.run.folder import RunFolder
@@ -158,7 +159,7 @@ def test_structures_beyond_the_room_are_counted(tmp_path: Path, monkeypatch: pyt
     whole = folder.page.read_text(encoding="utf-8")
     assert "CSi" in whole
     assert "left out" not in whole
-    monkeypatch.setattr(page, "_STRUCTURE_CHARACTERS", 1_000)
+    monkeypatch.setattr(structures, "ROOM_CHARACTERS", 1_000)
     page.write_page(folder, table)
     assert "structures are left out for the size of the page" in folder.page.read_text(encoding="utf-8")
 

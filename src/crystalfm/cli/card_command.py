@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalfm.cli.words import read_words
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
@@ -31,16 +32,15 @@ def card_command(argv: Sequence[str]) -> int:
     if not argv or any(word in {"-h", "--help"} for word in argv):
         sys.stdout.write(_HELP)
         return 0
-    places = [word for word in argv if not word.startswith("output=")]
-    outputs = [word.partition("=")[2] for word in argv if word.startswith("output=")]
-    if len(places) != 1 or len(outputs) > 1:
+    words = read_words("card", argv, {"output": ""})
+    if len(words.places) != 1:
         raise UserError(f"crystalfm card takes one run, not {' '.join(argv)}", remedy="crystalfm card RUN output=FILE")
     from crystalfm.io.files import write_text
     from crystalfm.run.card import run_card
 
-    text = run_card(places[0])
-    if outputs:
-        write_text(Path(outputs[0]).expanduser(), text)
+    text = run_card(words.places[0])
+    if words.options["output"]:
+        write_text(Path(words.options["output"]).expanduser(), text)
     else:
         sys.stdout.write(text)
     return 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crystalfm.cli.words import read_words
 from crystalfm.contracts import UserError
 
 if TYPE_CHECKING:
@@ -38,20 +39,8 @@ def compare_command(argv: Sequence[str]) -> int:
     if not argv or any(word in {"-h", "--help"} for word in argv):
         sys.stdout.write(_HELP)
         return 0
-    options = {"split": "test", "output": ""}
-    places, overrides = [], []
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if equals and key in options:
-            options[key] = value
-        elif equals and key.partition(".")[0] in _SECTIONS:
-            overrides.append(word)
-        elif equals and not Path(word).exists():
-            raise UserError(
-                f"crystalfm compare has no option {key}", remedy=f"options: {', '.join([*options, *_SECTIONS])}"
-            )
-        else:
-            places.append(word)
+    words = read_words("compare", argv, {"split": "test", "output": ""}, _SECTIONS)
+    options = words.options
     if options["split"] not in {"test", "val"}:
         raise UserError(f"split={options['split']} has no predictions", remedy="split=test or split=val")
     from crystalfm.run.compare import compare
@@ -59,11 +48,11 @@ def compare_command(argv: Sequence[str]) -> int:
 
     output = Path(options["output"]).expanduser() if options["output"] else None
     console = run_console()
-    tracked = _tracked(overrides, output)
-    scores = compare(places, options["split"], output, console)
+    tracked = _tracked(words.overrides, output)
+    scores = compare(words.places, options["split"], output, console)
     if tracked is not None:
         metrics = {f"{score.run}/mae_{score.target.label}": score.mae.value for score in scores}
-        tracked.send({"split": options["split"]}, metrics, places, console)
+        tracked.send({"split": options["split"]}, metrics, words.places, console)
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crystalfm.contracts import UserError
+from crystalfm.cli.words import read_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,18 +34,10 @@ def erasure_command(argv: Sequence[str]) -> int:
     if not argv or any(word in {"-h", "--help"} for word in argv):
         sys.stdout.write(_HELP)
         return 0
-    output = None
-    places = []
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if equals and key == "output":
-            output = Path(value).expanduser()
-        elif equals and not Path(word).exists():
-            raise UserError(f"crystalfm erasure has no option {key}", remedy="options: output")
-        else:
-            places.append(word)
+    words = read_words("erasure", argv, {"output": ""})
     from crystalfm.run.explaining.erasure_map import erasure_map
     from crystalfm.run.tracking.console import run_console
 
-    erasure_map(places, output, run_console())
+    output = words.options["output"]
+    erasure_map(words.places, Path(output).expanduser() if output else None, run_console())
     return 0

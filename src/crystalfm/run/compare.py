@@ -14,7 +14,7 @@ from crystalfm.contracts import TargetSpec, UserError
 from crystalfm.io.files import write_text
 from crystalfm.metrics.bootstrap import mean_interval
 from crystalfm.report.comparisons import ComparedScore, comparison_figure, comparison_table
-from crystalfm.run.folder import RunFolder
+from crystalfm.run.folder import RunFolder, folders_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,16 +80,12 @@ def _run_folders(place: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    root = Path(place).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{place}: no such folder", remedy="give run folders, or folders of multiruns")
-    if RunFolder(root).predictions.is_file():
-        return [root]
-    jobs = sorted(path.parent for path in root.glob(f"*/{RunFolder(root).predictions.name}"))
-    if not jobs:
-        there = "an unfinished run" if RunFolder(root).config.is_file() else "no run"
+    root = RunFolder(Path(place).expanduser())
+    runs = folders_with(place, root.predictions.name, "give run folders, or folders of multiruns")
+    if not runs:
+        there = "an unfinished run" if root.config.is_file() else "no run"
         raise UserError(f"{place} is {there}: it holds no predictions", remedy="finish it with ckpt=, or leave it out")
-    return jobs
+    return runs
 
 
 def _named(roots: Sequence[Path], split: str) -> list[FinishedRun]:

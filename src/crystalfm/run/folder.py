@@ -17,6 +17,7 @@ __all__ = [
     "RunFolder",
     "find_checkpoint",
     "find_checkpoints",
+    "folders_with",
     "newest_ensemble",
     "newest_resumable",
     "run_folder_of",
@@ -140,6 +141,23 @@ class RunFolder:
             return {}
         loaded: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
         return loaded
+
+
+def folders_with(place: str, name: str, remedy: str) -> list[Path]:
+    """Return the folder if it holds a file, else those right inside it that do, such as the jobs of a multirun.
+
+    Args:
+        place: the folder.
+        name: the file, below it.
+        remedy: what to give, where there is no such folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = Path(place).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{place}: no such folder", remedy=remedy)
+    return [root] if (root / name).is_file() else sorted(one for one in root.iterdir() if (one / name).is_file())
 
 
 def find_checkpoints(location: str | Path) -> list[Path]:

@@ -15,7 +15,7 @@ from crystalfm.report.figures import read_metrics
 from crystalfm.report.page.build import build_page
 from crystalfm.report.page.content import PageContent, Predictions
 from crystalfm.report.page.explained import read_explanations
-from crystalfm.report.page.structures import Structure, crystal_structure, molecule_structure
+from crystalfm.report.page.structures import Structure, crystal_structure, molecule_structure, structures_within
 from crystalfm.report.summary import environment_facts
 from crystalfm.report.tables import shown_path
 from crystalfm.run.page_facts import data_facts, environment_rows, rejected_rows, repeated_command, training_facts
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from crystalfm.run.folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
-
-_STRUCTURE_CHARACTERS = 2_500_000
-"""Room for structures on a page: what is beyond is left out, and the page says so."""
 
 _FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -179,19 +176,8 @@ def _structures(predictions: Predictions, table: RecordTable) -> tuple[dict[str,
         return {}, 0
     wanted = list(dict.fromkeys(predictions.ids[one.row] for one in predictions.worst()))
     places = dict(zip(table.ids.tolist(), range(len(table)), strict=True))
-    found: dict[str, Structure] = {}
-    room, left_out = _STRUCTURE_CHARACTERS, 0
-    for name in wanted:
-        value = table.fields[field][places[name]]
-        if value is None:
-            continue
-        structure = _structure(field, value)
-        if structure.size > room:
-            left_out += 1
-            continue
-        room -= structure.size
-        found[name] = structure
-    return found, left_out
+    values = {name: table.fields[field][places[name]] for name in wanted}
+    return structures_within({name: _structure(field, value) for name, value in values.items() if value is not None})
 
 
 def _structure(field: str, value: str) -> Structure:

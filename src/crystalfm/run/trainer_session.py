@@ -30,6 +30,7 @@ from crystalfm.run.parallel.hardware import (
     local_processes,
     one_device_arguments,
     peak_device_memory_gib,
+    prediction_precision,
     trainer_arguments,
 )
 from crystalfm.run.session import FittedModel, Session
@@ -205,9 +206,7 @@ def predict_batches(
 ) -> list[dict[str, Tensor]]:
     """Return what a module's ``predict_step`` says of each batch of rows that this process has; see `predict_rows`."""
     chosen = dict(one_device_arguments(cfg) if arguments is None else arguments)
-    if cfg.trainer.precision == "auto":
-        # Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
-        chosen["precision"] = "32-true"
+    chosen["precision"] = prediction_precision(cfg)
     trainer = Trainer(
         **chosen, callbacks=[*callbacks], logger=False, enable_progress_bar=False, enable_checkpointing=False
     )

@@ -12,6 +12,8 @@ from crystalfm.metrics.crystals.structures import density, num_elements
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from crystalfm.chem.crystals import Crystal
 
 _MAX_DENSITY_QUANTILE = 0.995
@@ -37,12 +39,17 @@ class Histogram:
         return {"edges": list(self.edges), "samples": list(self.samples), "reference": list(self.reference)}
 
 
+def counts_in_bins(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return how many of the values are in each of B bins with B + 1 edges; the last holds what is above, too."""
+    return np.histogram(np.minimum(values, edges[-1]), edges)[0]
+
+
 def density_histogram(samples: Sequence[Crystal], reference: Sequence[Crystal]) -> Histogram:
     """Return how many crystals have which density in g/cm^3; the last bin holds the half per cent above it, too."""
     ours, theirs = (np.array([density(crystal) for crystal in crystals]) for crystals in (samples, reference))
     both = np.concatenate([ours, theirs])
     edges = np.linspace(0, float(np.quantile(both, _MAX_DENSITY_QUANTILE)) if len(both) else 1.0, _NUM_BINS + 1)
-    counts = [np.histogram(np.minimum(values, edges[-1]), edges)[0].tolist() for values in (ours, theirs)]
+    counts = [counts_in_bins(values, edges).tolist() for values in (ours, theirs)]
     return Histogram(edges.tolist(), *counts)
 
 

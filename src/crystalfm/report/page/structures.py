@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from crystalfm.chem.crystals import Crystal
+
+ROOM_CHARACTERS = 2_500_000
+"""Room for structures on a page: what is beyond is left out, and the page says so."""
 
 _FACE = 1e-3
 """Fractional distance to a face of the cell below which an atom is drawn on the opposite face too."""
@@ -46,6 +49,17 @@ class Structure:
         """Characters that it takes, about."""
         atoms = sum(len(shown["xyz"]) for shown in (self.crystal, self.relaxed) if shown)
         return len(self.svg) + atoms + len(self.label)
+
+
+def structures_within(structures: Mapping[str, Structure]) -> tuple[dict[str, Structure], int]:
+    """Return the structures that there is room for, by id, and how many there is none for."""
+    found: dict[str, Structure] = {}
+    room = ROOM_CHARACTERS
+    for name, structure in structures.items():
+        if structure.size <= room:
+            room -= structure.size
+            found[name] = structure
+    return found, len(structures) - len(found)
 
 
 def crystal_structure(

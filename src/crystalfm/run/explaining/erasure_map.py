@@ -12,7 +12,7 @@ from crystalfm.metrics.bootstrap import Interval
 from crystalfm.report.erasure_map import ErasedProperty, erasure_map_figure, erasure_map_table
 from crystalfm.run.explaining.erasure import FILE, flat_erasure
 from crystalfm.run.explaining.tables import write_rows
-from crystalfm.run.folder import RunFolder
+from crystalfm.run.folder import RunFolder, folders_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,17 +56,11 @@ def erasure_map(places: Sequence[str], output: Path | None, console: Console) ->
 
 def _files(place: str) -> list[Path]:
     root = Path(place).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{place}: no such folder", remedy="give folders of evaluations with explain=erasure")
-    own = RunFolder(root).explanations / FILE
-    if own.is_file():
-        return [own]
-    found = sorted(root.glob(f"*/{own.relative_to(root)}"))
+    name = str((RunFolder(root).explanations / FILE).relative_to(root))
+    found = folders_with(place, name, "give folders of evaluations with explain=erasure")
     if not found:
-        raise UserError(
-            f"{place} holds no {own.relative_to(root)}", remedy="python evaluate.py ckpt=RUN explain=erasure writes it"
-        )
-    return found
+        raise UserError(f"{place} holds no {name}", remedy="python evaluate.py ckpt=RUN explain=erasure writes it")
+    return [folder / name for folder in found]
 
 
 def _read(path: Path) -> list[ErasedProperty]:

@@ -11,7 +11,7 @@ from crystalfm.run.explaining.groups import explain_groups
 from crystalfm.run.explaining.modalities import explain_modalities
 from crystalfm.run.explaining.texts import TextAnswers
 from crystalfm.run.explaining.words import explain_words
-from crystalfm.run.parallel.hardware import cpu_has_bf16
+from crystalfm.run.parallel.hardware import has_bf16
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,4 @@ def _precision(asked: Literal["auto", "float32", "bfloat16"]) -> Precision:
     """Return the arithmetic for masked texts; ``auto`` is bfloat16 where the hardware multiplies it."""
     if asked != "auto":
         return asked
-    import torch
-
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
-    return "bfloat16" if fast else "float32"
+    return "bfloat16" if has_bf16() else "float32"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +158,7 @@ def _write_member(member: SavedModel, stage: Path, stem: str) -> dict[str, Any]:
 
 
 def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # The format has no place for tensors that share memory, as tied weights do.
     seen: set[int] = set()
@@ -168,15 +167,8 @@ def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
         pointer = tensor.untyped_storage().data_ptr()
         apart[name] = tensor.clone().contiguous() if pointer in seen else tensor.contiguous()
         seen.add(pointer)
-    save_file(apart, path, metadata={"format": "pt"})
-    # The library makes files that nobody else can read.
-    path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    # The library's own way to a file makes one that nobody else can read.
+    path.write_bytes(save(apart, metadata={"format": "pt"}))
 
 
 def _write_test_predictions(run: RunFolder, predictor: Predictor, path: Path) -> NDArray[np.float64]:

@@ -9,23 +9,24 @@ import numpy as np
 
 from crystalfm.chem.defects.configurations import Configuration
 from crystalfm.contracts import TargetSpec
+from crystalfm.metrics.crystals.histograms import counts_in_bins
 from crystalfm.metrics.scores import unit_symbol, with_unit
 from crystalfm.report.page.content import Card, Distribution, Figure, FigureGroup, Gallery, GalleryRow, PageContent
-from crystalfm.report.page.structures import crystal_structure
+from crystalfm.report.page.structures import crystal_structure, structures_within
 from crystalfm.report.summary import environment_facts
 from crystalfm.report.tables import format_number
 from crystalfm.run.generator_pages.pieces import (
     NO_ROOM,
     NUM_CARDS,
+    WRONG,
+    counts_group,
     filled,
     first_rows,
     number_figure,
-    problems_group,
     read_report,
     read_rows,
     share_figure,
     share_group,
-    structures_within,
     yes_no,
 )
 from crystalfm.run.generator_pages.sampled import sampling_facts, writing_figures
@@ -138,13 +139,9 @@ def _figures(report: Report) -> list[FigureGroup]:
         groups += [_search(design, source, name) for source, name in _SOURCES.items()]
         groups += [_scores(name, found) for name, found in report["scores"]["properties"].items()]
     total = report["num_samples"]
-    types = sorted(report["types"].items(), key=lambda pair: -pair[1])
-    shares = [
-        share_figure(name, {"count": count, "total": total, "fraction": count / total}, "samples")
-        for name, count in types[:NUM_CARDS]
-    ]
-    groups.append(FigureGroup("Which defects", shares))
-    groups += [problems_group(report["problems"], total), FigureGroup("Writing", writing_figures(report))]
+    types = dict(sorted(report["types"].items(), key=lambda pair: -pair[1])[:NUM_CARDS])
+    groups += [counts_group("Which defects", types, total), counts_group(WRONG, report["problems"], total)]
+    groups.append(FigureGroup("Writing", writing_figures(report)))
     return filled(groups)
 
 
@@ -219,7 +216,7 @@ def _errors(folder: RunFolder, specs: Sequence[TargetSpec], report: Report) -> l
             continue
         edges = np.linspace(0.0, float(np.quantile(both, _MAX_QUANTILE)) or 1.0, _NUM_BINS + 1)
         series = {
-            name: (np.histogram(np.minimum(np.abs(values), edges[-1]), edges)[0] / max(values.size, 1)).tolist()
+            name: (counts_in_bins(np.abs(values), edges) / max(values.size, 1)).tolist()
             for name, values in errors.items()
         }
         counts = ", ".join(f"{values.size:,} {name}" for name, values in errors.items())

@@ -13,12 +13,12 @@ from crystalfm.report.summary import environment_facts
 from crystalfm.run.generator_pages.pieces import (
     NO_ROOM,
     NOT_READ,
+    counts_group,
     crystals_of,
     different,
     filled,
     first_rows,
     number_figure,
-    problems_group,
     read_report,
     read_rows,
     share_figure,
@@ -198,7 +198,7 @@ def _figures(report: Report) -> list[FigureGroup]:
     ]
     if stability is not None:
         groups.append(_stability(stability))
-        groups.append(problems_group(stability["failures"], stability["judged"], "Why others were not relaxed"))
+        groups.append(counts_group("Why others were not relaxed", stability["failures"], stability["judged"]))
     return filled(groups)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crystalfm.metrics.crystals.histograms import counts_in_bins
 from crystalfm.report.figures import read_metrics
 from crystalfm.report.page.content import Distribution, Figure, FigureGroup, PageContent
 from crystalfm.report.summary import environment_facts
@@ -166,8 +167,8 @@ def _distributions(path: Path) -> list[Distribution]:
     edges = np.linspace(float(nats.min()) - _MARGIN, highest + _MARGIN, _NUM_BINS + 1)
     series = {}
     for name in dict.fromkeys(splits.tolist()):
-        values = np.minimum(nats[splits == name], edges[-1])
-        series[_SPLITS.get(name, name) or "rows"] = (np.histogram(values, edges)[0] / values.size).tolist()
+        values = nats[splits == name]
+        series[_SPLITS.get(name, name) or "rows"] = (counts_in_bins(values, edges) / values.size).tolist()
     return [
         Distribution(
             "How likely single rows are",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from crystalfm.metrics.crystals.counts import Share
 from crystalfm.report.page.content import Figure, FigureGroup
-from crystalfm.report.page.structures import crystal_structure
+from crystalfm.report.page.structures import crystal_structure, structures_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,7 @@ MAX_ROWS = 2_000
 
 NUM_CARDS = 12
 
-ROOM_CHARACTERS = 2_500_000
-"""Room for crystals on a page: what is beyond is left out, and the page says so."""
-
+WRONG = "What was wrong"
 NOT_READ = "it could not be read"
 NO_ROOM = "its structure is left out for the size of the page"
 
@@ -70,13 +69,11 @@ def number_figure(name: str, value: float | None, of: str = "") -> Figure:
     return Figure(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("-", "\N{MINUS SIGN}"), of)
 
 
-def problems_group(problems: Mapping[str, int], total: int, title: str = "What was wrong") -> FigureGroup:
-    """Return how many samples have which problem."""
-    shares = [
-        share_figure(name, {"count": count, "total": total, "fraction": count / total if total else None}, "samples")
-        for name, count in problems.items()
-    ]
-    return FigureGroup(title, shares)
+def counts_group(title: str, counts: Mapping[str, int], total: int) -> FigureGroup:
+    """Return how many of ``total`` samples are of which kind."""
+    return FigureGroup(
+        title, [share_figure(name, Share(count, total).as_dict(), "samples") for name, count in counts.items()]
+    )
 
 
 def filled(groups: Iterable[FigureGroup]) -> list[FigureGroup]:
@@ -113,17 +110,6 @@ def crystals_of(texts: Mapping[str, tuple[str | None, str | None]]) -> tuple[dic
         if text is not None
     }
     return structures_within(crystals)
-
-
-def structures_within(structures: Mapping[str, Structure]) -> tuple[dict[str, Structure], int]:
-    """Return the structures that there is room for, by id, and how many there is none for."""
-    found: dict[str, Structure] = {}
-    room = ROOM_CHARACTERS
-    for name, structure in structures.items():
-        if structure.size <= room:
-            room -= structure.size
-            found[name] = structure
-    return found, len(structures) - len(found)
 
 
 def different(rows: Iterable[Row]) -> list[Row]:

@@ -9,12 +9,13 @@ from crystalfm.report.summary import environment_facts
 from crystalfm.run.generator_pages.pieces import (
     NO_ROOM,
     NOT_READ,
+    WRONG,
+    counts_group,
     crystals_of,
     different,
     filled,
     first_rows,
     number_figure,
-    problems_group,
     read_report,
     read_rows,
     share_figure,
@@ -111,8 +112,8 @@ def _figures(report: Report) -> list[FigureGroup]:
             share_group("Validity", report, _VALIDITY),
             share_group("Sameness", report, _SAMENESS),
             asked_group(report.get("conditions")),
-            _answers(report.get("answers", {}), total),
-            problems_group(report["problems"], total),
+            counts_group("Elements written", dict([*report.get("answers", {}).items()][:_NUM_ANSWERS]), total),
+            counts_group(WRONG, report["problems"], total),
             FigureGroup("Writing", writing_figures(report)),
         ]
     )
@@ -144,14 +145,6 @@ def asked_group(conditions: Mapping[str, Any] | None) -> FigureGroup:
             of = f"eV, mean absolute error of {error['total']:,} of {judged['asked']:,}, by {source}"
             found.append(number_figure(label, error["value"], of))
     return FigureGroup("What was asked for", found)
-
-
-def _answers(answers: Mapping[str, int], total: int) -> FigureGroup:
-    shares = [
-        share_figure(name, {"count": count, "total": total, "fraction": count / total}, "samples")
-        for name, count in list(answers.items())[:_NUM_ANSWERS]
-    ]
-    return FigureGroup("Elements written", shares)
 
 
 def _order(row: Row) -> tuple[bool, bool, bool, int]:

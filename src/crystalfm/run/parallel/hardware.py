@@ -47,14 +47,27 @@ def cpu_has_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
     return False
 
 
+def has_bf16() -> bool:
+    """Return whether the device that work is put on by default, a CUDA one if there is one, multiplies bfloat16."""
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+
+
 def resolve_precision(cfg: DictConfig) -> str:
     """Return the precision of the training step; ``auto`` is bf16 where the hardware has it, else full."""
     if cfg.trainer.precision != "auto":
         return str(cfg.trainer.precision)
     if cfg.trainer.accelerator in {"auto", *_GPU} and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if has_bf16() else "32-true"
     on_cpu = cfg.trainer.accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available()
     return "bf16-mixed" if on_cpu and cpu_has_bf16() else "32-true"
+
+
+def prediction_precision(cfg: DictConfig) -> str:
+    """Return the precision of predictions: full with ``auto``.
+
+    Rounded to bfloat16, a prediction would depend on the batch that its row happens to be in.
+    """
+    return "32-true" if cfg.trainer.precision == "auto" else str(cfg.trainer.precision)
 
 
 def num_devices(cfg: DictConfig) -> int:
