@@ -21,6 +21,7 @@ from crystalfm.models.language.scoring import mean_nll
 from crystalfm.run.build import asset_store
 from crystalfm.run.callbacks import TrainingInterruptedError
 from crystalfm.run.evaluate import evaluate
+from crystalfm.run.language import evaluate as language_evaluate
 from crystalfm.run.language.restore import restore_writer
 from crystalfm.run.train import train
 
@@ -245,10 +246,24 @@ def test_crystals_asked_for_by_their_formula_are_compared(
     assert written["rmse"]["total"] == written["rate"]["count"]
 
 
-def test_a_model_that_knows_no_formulas_is_not_asked_for_them(
-    make_config: MakeConfig, tmp_path: Path, crystals: Path
+@pytest.mark.parametrize(
+    ("trained", "asked", "message"),
+    [
+        ("model.conditions=[band_gap]", "trainer.precision=auto", "not trained to be asked for formulas"),
+        ("model.conditions=[formula]", "trainer.precision=16-mixed", "16-mixed is not offered for sampling"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_computed(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    crystals: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: str,
+    asked: str,
+    message: str,
 ) -> None:
-    train(make_config(*settings(crystals, "model.conditions=[band_gap]"), tiny=False), tmp_path / "run")
-    asked = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "ipt_crystals=0", "match_crystals=4"]
-    with pytest.raises(UserError, match="not trained to be asked for formulas"):
-        evaluate(make_config(*asked, config="evaluate", tiny=False), tmp_path / "evaluation")
+    train(make_config(*settings(crystals, trained), tiny=False), tmp_path / "run")
+    monkeypatch.delattr(language_evaluate, "predict_rows")
+    words = [f"ckpt={tmp_path / 'run'}", "trainer=cpu", "match_crystals=4", asked]
+    with pytest.raises(UserError, match=message):
+        evaluate(make_config(*words, config="evaluate", tiny=False), tmp_path / "evaluation")

@@ -24,7 +24,7 @@ from crystalfm.run.generation.engine import move_to_device, sampling_precision
 from crystalfm.run.generator_pages.language import evaluation_page
 from crystalfm.run.language.defect_match import match_by_properties, match_sentence
 from crystalfm.run.language.defects import prepare_defects, read_records
-from crystalfm.run.language.formula_match import match_by_formula
+from crystalfm.run.language.formula_match import match_by_formula, require_formulas
 from crystalfm.run.language.likelihood import Likelihood, likelihood_table, write_likelihoods
 from crystalfm.run.language.prepare import TextSettings, language_dataset, prepare_language, texts_with
 from crystalfm.run.language.restore import writer_of
@@ -72,8 +72,11 @@ def evaluate_language(cfg: DictConfig, saved: SavedModel, run_dir: Path, console
     store = asset_store(merged, RichProgress(console))
     writer = writer_of(saved, store)
     writes_defects = isinstance(writer.prompts, DefectPromptSettings)
+    # What cannot be asked of the model is said before anything is computed.
     if cfg.match_crystals or writes_defects:
-        sampling_precision(cfg)  # what no sampler offers is said before anything is done
+        sampling_precision(cfg)
+    if cfg.match_crystals and not writes_defects:
+        require_formulas(writer)
     if own:
         use_split_of_run(merged, saved.path)
     prepared = _prepared(merged, store, writer, all_rows=not own)

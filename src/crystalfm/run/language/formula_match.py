@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 _FORMULA = "formula"
 
 
+def require_formulas(writer: CrystalWriter) -> None:
+    """Refuse a model that cannot be asked for formulas.
+
+    Raises:
+        UserError: it was not trained to be, or writes no crystals.
+    """
+    if _FORMULA not in writer.crystal_prompts.conditions:
+        raise UserError(
+            "match_crystals: the model was not trained to be asked for formulas",
+            remedy=f"train it with {_FORMULA} among model.conditions, or match_crystals=0",
+        )
+
+
 def match_by_formula(
     writer: CrystalWriter, crystals: Sequence[Crystal], *, seed: int, precision: Literal["auto", "bf16", "fp32"]
 ) -> PairMatches:
@@ -41,12 +54,8 @@ def match_by_formula(
     Raises:
         UserError: the model was not trained to be asked for formulas, or writes no crystals.
     """
+    require_formulas(writer)
     prompts = writer.crystal_prompts
-    if _FORMULA not in prompts.conditions:
-        raise UserError(
-            "match_crystals: the model was not trained to be asked for formulas",
-            remedy=f"train it with {_FORMULA} among model.conditions, or match_crystals=0",
-        )
     largest = max((crystal.num_atoms for crystal in crystals), default=1)
     requests = [
         Request(
