@@ -61,6 +61,12 @@ def test_structured_types_own_their_keys():
         ("Literal['adamw', 'adam']", "adamm", "'adamm' does not fit: expected adamw | adam", "did you mean 'adam'?"),
         ("list[str] | None", "gap", "expected a list (text each) | null", "write a list: [gap]"),
         ("str | None", 3, "3 does not fit", "write it as text: '\"3\"'"),
+        (
+            "str | None",
+            float("inf"),
+            "inf does not fit",
+            "words like InF and NaN are read as numbers; write text in two pairs of quotes: '\"InF\"'",
+        ),
         ("int", {"a": 1}, "a section of keys does not fit", ""),
         ("int", None, "null does not fit", ""),
         ("bool", 1, "expected true or false", ""),

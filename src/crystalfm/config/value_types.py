@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -226,6 +227,8 @@ def _remedy(expected: ValueType, value: Any) -> str:
     if near:
         return f"did you mean '{near}'?"
     if not isinstance(value, (list, dict)) and value is not None:
+        if isinstance(value, float) and not math.isfinite(value) and _takes(expected, "text"):
+            return "words like InF and NaN are read as numbers; write text in two pairs of quotes: '\"InF\"'"
         if not isinstance(value, (str, bool)) and _takes(expected, "text"):
             return f"write it as text: '\"{value}\"'"
         if isinstance(_without_null(expected), ListOf):
