@@ -27,6 +27,7 @@ from crystalfm.chem.atom_features import cgcnn_atom_features
 from crystalfm.chem.crystal_graph import GraphSettings
 from crystalfm.chem.crystals import SYMBOLS, Crystal, make_crystal
 from crystalfm.chem.graph_arrays import build_arrays
+from crystalfm.run.parallel.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,7 +203,8 @@ def compare(crystals: Sequence[Crystal], passes: int) -> list[str]:
 
 
 def curve(crystal: Crystal, repeats: Sequence[tuple[int, int, int]], seconds: float) -> None:
-    """Print the time an atom takes in supercells of a crystal."""
+    """Print the time an atom takes in supercells of a crystal, with freed memory kept as in a run."""
+    keep_freed_memory()
     print(f"\n{'atoms':>6s} {'edges':>8s} {'triplets':>9s} {'k-nearest':>10s} {'radius':>8s}   µs of CPU an atom")
     for repeat in repeats:
         large = supercell(crystal, repeat)

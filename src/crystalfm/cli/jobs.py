@@ -20,6 +20,7 @@ from crystalfm.cli.multirun import FailedJobError, JobFailure
 from crystalfm.cli.multirun_table import update_table
 from crystalfm.config.extras import accept_own_launchers
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.parallel.memory import keep_freed_memory
 from crystalfm.run.parallel.slurm import QueuedAgain
 from crystalfm.run.parallel.stamp import is_child_rank, register_resolvers
 
@@ -99,6 +100,7 @@ class Job:
         return objective(result)
 
     def _run(self, cfg: DictConfig, run_dir: Path) -> Any:
+        keep_freed_memory()
         function = getattr(importlib.import_module(f"crystalfm.run.{self.task}"), self.task)
         if "run_dir" in inspect.signature(function).parameters:
             return function(cfg, run_dir)
