@@ -4,7 +4,7 @@ Both sides get parsed crystals and make all that a network takes: atom features,
 the cosines of their angles. The peer makes that a crystal at a time, we for batches of 64. The sides take turns, and
 each one's best pass over the crystals counts. Then the time an atom takes in ever larger cells. The ratios come last.
 
-    python benchmarks/graphs.py [--crystals 200] [--quick]
+    python benchmarks/graphs.py [--crystals 200] [--give-back] [--quick]
 
 The peer: pip install alignn==2026.8.11 (jarvis-tools comes with it), and dgl==1.1.3 for the classic line graph.
 """
@@ -203,8 +203,7 @@ def compare(crystals: Sequence[Crystal], passes: int) -> list[str]:
 
 
 def curve(crystal: Crystal, repeats: Sequence[tuple[int, int, int]], seconds: float) -> None:
-    """Print the time an atom takes in supercells of a crystal, with freed memory kept as in a run."""
-    keep_freed_memory()
+    """Print the time an atom takes in supercells of a crystal."""
     print(f"\n{'atoms':>6s} {'edges':>8s} {'triplets':>9s} {'k-nearest':>10s} {'radius':>8s}   µs of CPU an atom")
     for repeat in repeats:
         large = supercell(crystal, repeat)
@@ -230,6 +229,7 @@ def main() -> None:
     parser.add_argument("--crystals", type=int, default=200)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--mirror", type=Path, default=os.environ.get("CRYSTALFM_MIRROR"), help="folder with mp/")
+    parser.add_argument("--give-back", action="store_true", help="for large cells: do not keep freed memory as runs do")
     parser.add_argument("--quick", action="store_true", help="few, made-up crystals")
     options = parser.parse_args()
     mirror = None if options.quick or options.mirror is None else Path(options.mirror)
@@ -238,6 +238,8 @@ def main() -> None:
     print(f"{len(crystals)} crystals ({origin}), {np.mean(sizes):.1f} atoms on average, {max(sizes)} at most")
     ratios = compare(crystals, options.passes)
     small = min(crystals, key=lambda crystal: abs(crystal.num_atoms - 4))
+    if not options.give_back:
+        keep_freed_memory()
     curve(small, REPEATS[:3] if options.quick else REPEATS, 0.05 if options.quick else 0.5)
     print()
     print("\n".join(ratios) or "no ratio without the peer")

@@ -6,7 +6,8 @@ import ctypes
 import os
 import sys
 
-_OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
+OF_THE_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
+"""Variables of the environment that say what glibc's allocator does."""
 
 # Parameters of mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -28,7 +29,7 @@ def keep_freed_memory() -> bool:
     Returns:
         whether anything was set.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _OF_THE_USER):
+    if sys.platform != "linux" or any(name in os.environ for name in OF_THE_USER):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
