@@ -45,6 +45,7 @@ class TrainingProgress(ProgressBar):
         self._task: TaskID | None = None
         self._rows = 0
         self._started = 0.0
+        self._started_at = 0
         self._shown = 0.0
         self._process = psutil.Process()
         self._enabled = True
@@ -60,6 +61,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the line."""
         self._started = time.monotonic()
+        self._started_at = _batches_done(trainer)
         self._rows = 0
         if self._enabled and self._console.is_terminal:
             self._progress = Progress(
@@ -71,8 +73,7 @@ class TrainingProgress(ProgressBar):
                 console=self._console,
             )
             total = _total_batches(trainer)
-            done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-            self._task = self._progress.add_task("training", total=total, completed=done, facts="")
+            self._task = self._progress.add_task("training", total=total, completed=self._started_at, facts="")
             self._progress.start()
 
     def on_train_batch_end(
@@ -93,7 +94,7 @@ class TrainingProgress(ProgressBar):
         self._progress.update(
             self._task,
             description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            completed=trainer.fit_loop.epoch_loop.total_batch_idx + 1,
+            completed=_batches_done(trainer),
             facts=f"loss {float(loss):.4f}  {self._facts()}",
         )
 
@@ -113,8 +114,17 @@ class TrainingProgress(ProgressBar):
             f"{name.removeprefix('val/')} {float(value):.5f}" for name, value in metrics.items() if "val/mae" in name
         ]
         parts.append(self._facts())
-        parts.append(_time_left(trainer, time.monotonic() - self._started))
+        parts.append(self._time_left(trainer))
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+
+    def _time_left(self, trainer: Trainer) -> str:
+        """Estimate the rest of the training from the batches of this process: a resumed run has done others before."""
+        seconds = time.monotonic() - self._started
+        total, done = _total_batches(trainer), _batches_done(trainer)
+        if total is None or done == self._started_at:
+            return f"{seconds:.0f} s"
+        left = seconds / (done - self._started_at) * (total - done)
+        return f"{seconds:.0f} s, {left:.0f} s left"
 
     def _close(self) -> None:
         if self._progress is not None:
@@ -130,17 +140,13 @@ class TrainingProgress(ProgressBar):
         self._close()
 
 
+def _batches_done(trainer: Trainer) -> int:
+    """Return the number of batches seen so far, those before an interruption included."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
 def _total_batches(trainer: Trainer) -> float | None:
     """Return the number of batches of the whole training, ``None`` when it has no set length."""
     if trainer.max_epochs is None or trainer.max_epochs < 0:
         return None
     return float(trainer.num_training_batches) * trainer.max_epochs
-
-
-def _time_left(trainer: Trainer, seconds: float) -> str:
-    """Estimate the rest of the training from the epochs done so far."""
-    done = trainer.current_epoch + 1
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
-        return f"{seconds:.0f} s"
-    left = seconds / done * (trainer.max_epochs - done)
-    return f"{seconds:.0f} s, {left:.0f} s left"
