@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from language_helpers import SIZES, TINY_GENERATOR, write_salts
 from lightning.pytorch.profilers import Profiler
 from rich.console import Console
 from run_helpers import TINY, MakeConfig, molecules
@@ -30,10 +31,20 @@ from crystalfm.data.batches import RecordDataset
 from crystalfm.report.throughput import throughput_table
 from crystalfm.run import bench as bench_module
 from crystalfm.run import throughput
-from crystalfm.run.bench import BenchError, MeasuredSession, add_scaling, bench, measure, measured_config
+from crystalfm.run.bench import BenchError, add_scaling, bench, measure, measured_config, measured_session
 from crystalfm.run.folder import RunFolder
-from crystalfm.run.prepare import PreparedData, prepare_data
-from crystalfm.run.throughput import StepMeasurements, combine, count_flops, count_tokens, device_peak_flops
+from crystalfm.run.language.session import LanguageSession
+from crystalfm.run.network import NetworkSession
+from crystalfm.run.prepare import PreparedData
+from crystalfm.run.throughput import (
+    StepMeasurements,
+    ThroughputMeter,
+    combine,
+    count_flops,
+    count_tokens,
+    device_peak_flops,
+)
+from crystalfm.run.trainer_session import TrainerSession
 
 NUM_TRAINED = 48
 """Training rows of the table of 60: six batches of eight an epoch."""
@@ -42,24 +53,34 @@ EPOCH = ["bench.warmup=6", "bench.steps=6", "bench.processes=[1]"]
 """Warm up for one epoch and measure the next one, so that every row is counted once."""
 
 
-def started(make_config: MakeConfig, folder: Path, *overrides: str) -> tuple[MeasuredSession, PreparedData]:
-    """Return a session about to measure, and its data."""
+Started = tuple[TrainerSession, ThroughputMeter, PreparedData]
+
+
+def started(make_config: MakeConfig, folder: Path, *overrides: str) -> Started:
+    """Return a session about to measure, its meter, and its data."""
     cfg = measured_config(make_config(*EPOCH, *overrides, config="bench"))
     store = AssetStore(folder / "assets", offline=True)
-    prepared = prepare_data(cfg, store, ["smiles", "fingerprint"])
-    return MeasuredSession(cfg, prepared, RunFolder(folder / "run"), store, Console(quiet=True)), prepared
+    return measured_session(cfg, RunFolder(folder / "run"), store, Console(quiet=True))
 
 
-def measurements(session: MeasuredSession) -> StepMeasurements:
+def measurements(run: Started) -> StepMeasurements:
     """Train and return what the meter found."""
+    session, meter, _ = run
     session.fit(None)
-    assert session.meter.measured is not None
-    return session.meter.measured
+    assert meter.measured is not None
+    return meter.measured
+
+
+def network(run: Started) -> nn.Module:
+    """Return the network that is trained."""
+    session = run[0]
+    assert isinstance(session, (NetworkSession, LanguageSession))
+    return session.module
 
 
 def test_one_epoch_is_counted_exactly(make_config: MakeConfig, tmp_path: Path) -> None:
-    session, prepared = started(make_config, tmp_path)
-    measured = measurements(session)
+    run = started(make_config, tmp_path)
+    measured, prepared = measurements(run), run[2]
     lengths = prepared.stores["smiles"].lengths
     assert lengths is not None
     assert len(prepared.splits.train) == measured.num_rows == NUM_TRAINED
@@ -76,17 +97,17 @@ def test_one_epoch_is_counted_exactly(make_config: MakeConfig, tmp_path: Path) -
 
 def test_nothing_but_metrics_is_written(make_config: MakeConfig, tmp_path: Path) -> None:
     overrides = ["callbacks.checkpoint_every_n_steps=1", "callbacks.early_stopping_patience=1", "logger=tensorboard"]
-    session, _ = started(make_config, tmp_path, *overrides)
-    before = {name: tensor.clone() for name, tensor in session.module.state_dict().items()}
-    measurements(session)
+    run = started(make_config, tmp_path, *overrides)
+    before = {name: tensor.clone() for name, tensor in network(run).state_dict().items()}
+    measurements(run)
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["metrics.csv"]
-    after = session.module.state_dict()
+    after = network(run).state_dict()
     assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())  # it did train
 
 
 def test_accumulated_batches_belong_to_one_step(make_config: MakeConfig, tmp_path: Path) -> None:
     overrides = ["trainer.accumulate_grad_batches=2", "bench.warmup=3", "bench.steps=3"]
-    measured = measurements(started(make_config, tmp_path, *overrides)[0])
+    measured = measurements(started(make_config, tmp_path, *overrides))
     assert (measured.num_batches, len(measured.step_seconds), measured.num_rows) == (6, 3, NUM_TRAINED)
     assert sum(measured.step_seconds) == pytest.approx(measured.seconds)
 
@@ -94,7 +115,7 @@ def test_accumulated_batches_belong_to_one_step(make_config: MakeConfig, tmp_pat
 DELAY_SECONDS = 0.1
 
 
-def slow_data(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_data(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     original = RecordDataset.__getitems__
 
     def late(self: RecordDataset, rows: list[int]) -> Any:
@@ -104,19 +125,17 @@ def slow_data(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(RecordDataset, "__getitems__", late)
 
 
-def slow_network(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    session.module.register_forward_pre_hook(lambda module, inputs: time.sleep(DELAY_SECONDS))
+def slow_network(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.register_forward_pre_hook(lambda module, inputs: time.sleep(DELAY_SECONDS))
 
 
-def slow_gradient(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameter = next(item for item in session.module.parameters() if item.requires_grad)
+def slow_gradient(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameter = next(item for item in module.parameters() if item.requires_grad)
     parameter.register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
 
 
-def slow_clipping(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        session.module, "configure_gradient_clipping", lambda *_, **__: time.sleep(DELAY_SECONDS), raising=True
-    )
+def slow_clipping(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "configure_gradient_clipping", lambda *_, **__: time.sleep(DELAY_SECONDS), raising=True)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +145,9 @@ def slow_clipping(session: MeasuredSession, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_delay_shows_where_it_is(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: Any, phase: str
 ) -> None:
-    session, _ = started(make_config, tmp_path, "bench.warmup=1", "bench.steps=4")
-    slow(session, monkeypatch)
-    measured = measurements(session)
+    run = started(make_config, tmp_path, "bench.warmup=1", "bench.steps=4")
+    slow(network(run), monkeypatch)
+    measured = measurements(run)
     delayed = 4 * DELAY_SECONDS
     assert delayed <= measured.phase_seconds[phase] <= measured.seconds
     elsewhere = {name: seconds for name, seconds in measured.phase_seconds.items() if name != phase}
@@ -151,6 +170,23 @@ def test_measure_writes_what_it_found(make_config: MakeConfig, tmp_path: Path) -
     assert (found["processes"], found["device"], found["precision"], found["mfu"]) == (1, "cpu", "32-true", None)
     assert (found["train_rows"], found["batch_size"], found["steps"]) == (32, 8, 6)
     assert found["parameters"] == found["trainable_parameters"] > 0
+
+
+def test_a_generator_is_measured_too(make_config: MakeConfig, tmp_path: Path) -> None:
+    salts = [f"data.path={write_salts(tmp_path / 'salts')}", "model.conditions=[formula]", "model.translate=false"]
+    plain = ["model.infill_fraction=0", "model.max_conditions=0"]
+    words = [*EPOCH, *TINY_GENERATOR, *salts, *plain]
+    cfg = measured_config(make_config(*words, config="bench", tiny=False))
+    store = AssetStore(tmp_path / "assets", offline=True)
+    run = measured_session(cfg, RunFolder(tmp_path / "run"), store, Console(quiet=True))
+    measured, prepared = measurements(run), run[2]
+    costs = prepared.stores["crystal_text"].costs
+    assert costs is not None
+    assert measured.num_rows == SIZES["train"]
+    assert measured.num_tokens == int(costs[prepared.splits.train].sum())
+    assert measured.num_padded_tokens > measured.num_tokens
+    assert measured.flops > 0
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["metrics.csv"]
 
 
 def test_a_training_that_ends_early_is_told(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -180,6 +216,8 @@ def test_tokens_are_counted_without_padding() -> None:
     batch = {"row": row, "smiles.mask": mask, "description.mask": description, "smiles.present": row > 0}
     assert count_tokens(batch).tolist() == [5, 10]
     assert count_tokens({"row": row}).tolist() == [0, 0]
+    packed = torch.tensor([[0, 0, 1], [2, -1, -1]])
+    assert count_tokens({"row": row, "crystal_text.segments": packed}).tolist() == [4, 6]
 
 
 class Linear(nn.Module):
@@ -192,8 +230,8 @@ class Linear(nn.Module):
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.layer(batch["x"])
 
-    def loss(self, output: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        return output.sum(), torch.tensor(len(output))
+    def training_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self(batch).sum()
 
 
 class Attention(Linear):

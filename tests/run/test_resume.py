@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 from run_helpers import MakeConfig, assert_same_training, interrupt_at, last_state
 
@@ -39,6 +41,19 @@ def test_resume_at_an_epoch_boundary(make_config: MakeConfig, tmp_path: Path, wh
     train(make_config(*EXTRA, f"ckpt={folder}"), tmp_path / "unused")
     assert not (tmp_path / "unused" / "config.yaml").exists()
     assert_same_training(whole, folder)
+
+
+def test_the_time_of_all_parts_counts(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    train(make_config(*EXTRA, "trainer.max_epochs=2"), folder)
+    state = last_state(folder)
+    own = json.loads((folder / "summary.json").read_text())["training"]["train_time_seconds"]
+    assert 0 < state["callbacks"]["TrainingClock"]["seconds"] <= own
+    state["callbacks"]["TrainingClock"]["seconds"] = 5000.0
+    torch.save(state, folder / "checkpoints" / "last.ckpt")
+    train(make_config(*EXTRA, f"ckpt={folder}"), folder)
+    training = json.loads((folder / "summary.json").read_text())["training"]
+    assert 5000 < training["train_time_seconds"] < training["wall_time_seconds"] < 5500
 
 
 @pytest.mark.parametrize("steps", [[2], [8], [3, 9], [6], [0, 1, 17]])

@@ -35,8 +35,6 @@ def bench_problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
     Args:
         tree: plain containers.
     """
-    if str(tree["model"].get("_target_")).endswith(".CrystalLLM"):
-        yield Problem("model", "bench measures property predictors", "a generator's speed: its log, in rows a second")
     processes, trainer = tree["bench"]["processes"], tree["trainer"]
     counts = process_counts(processes, trainer["accelerator"])
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):

@@ -13,6 +13,8 @@ from crystalfm.models.optim import build_optimizer, build_scheduler
 from crystalfm.models.sharding import is_sharded, shard_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor
 
@@ -43,6 +45,10 @@ class TrainedModule(lightning.LightningModule):
     @abstractmethod
     def num_outputs(self) -> int:
         """Numbers that ``predict_step`` gives for each row, under ``prediction``."""
+
+    @abstractmethod
+    def training_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what a training step on a batch minimises, in one process."""
 
     def configure_model(self) -> None:
         """Share the networks' weights among the processes where the strategy asks for it (``trainer=fsdp``)."""

@@ -43,8 +43,8 @@ class Outcome:
 
     Attributes:
         num_epochs: epochs completed.
-        wall_time_seconds: time of the whole run.
-        train_time_seconds: time spent in training alone, or ``None`` when nothing was trained.
+        wall_time_seconds: time of the whole run; of what came before a resume the training alone.
+        train_time_seconds: time spent in training alone, over all interruptions, or ``None`` when nothing was trained.
         peak_device_memory_gib: peak memory of the accelerator, where there is one.
         validation: best validation quantities, such as ``{"loss": 0.12, "epoch": 21}``.
         finished: false when the run was interrupted.

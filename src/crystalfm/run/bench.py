@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from crystalfm.assets.progress import RichProgress
 from crystalfm.config.bench import num_gpus, process_counts
@@ -27,9 +26,9 @@ from crystalfm.io.files import write_json
 from crystalfm.report.summary import environment_facts
 from crystalfm.report.tables import shown_path
 from crystalfm.report.throughput import throughput_table
-from crystalfm.run.build import asset_store, construct, is_classical
-from crystalfm.run.callbacks import StopOnSignal
+from crystalfm.run.build import asset_store, construct, is_classical, is_generator
 from crystalfm.run.folder import RunFolder
+from crystalfm.run.language.session import LanguageSession, build_language
 from crystalfm.run.network import NetworkSession
 from crystalfm.run.parallel.distributed import gather
 from crystalfm.run.parallel.ranks import PARENT_VARIABLE, follow_parent, local_ranks, rank_command
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from crystalfm.assets.store import AssetStore
     from crystalfm.run.prepare import PreparedData
+    from crystalfm.run.trainer_session import TrainerSession
 
 RESULT_VARIABLE = "CRYSTALFM_BENCH_RESULT"
 """Environment variable that makes a process measure and write what it found to this file."""
@@ -226,29 +226,31 @@ def measured_config(cfg: DictConfig) -> DictConfig:
     return own
 
 
-class MeasuredSession(NetworkSession):
-    """The session of a training, with a meter in place of what writes checkpoints or ends the training.
+def measured_session(
+    cfg: DictConfig, folder: RunFolder, store: AssetStore, console: Console
+) -> tuple[TrainerSession, ThroughputMeter, PreparedData]:
+    """Prepare the data and build the session of a training, with a meter in it.
 
     Args:
         cfg: configuration of ``measured_config``.
-        prepared: data.
         folder: where the log of metrics goes.
-        store: where pretrained weights come from.
+        store: where data and pretrained weights come from.
         console: where progress is shown.
-    """
 
-    def __init__(
-        self, cfg: DictConfig, prepared: PreparedData, folder: RunFolder, store: AssetStore, console: Console
-    ) -> None:
-        super().__init__(cfg, resolved_config(cfg), prepared, folder, store, console)
-        timer = PhaseTimer()
-        self.meter = ThroughputMeter(timer, warmup=cfg.bench.warmup, steps=cfg.bench.steps)
-        left_out = (Checkpoint, EarlyStopping, StopOnSignal)
-        trainer: Any = self._trainer  # whose attributes Lightning sets where type checkers do not look
-        kept = [callback for callback in trainer.callbacks if not isinstance(callback, left_out)]
-        # Ranks ask each other for signals at every step, which takes time; none is listened to here.
-        trainer.callbacks = [*kept, StopOnSignal(self._resume, signals=()), self.meter]
-        trainer.profiler = timer
+    Returns:
+        the session, the meter that knows the result after ``fit``, and the data.
+    """
+    session: TrainerSession
+    if is_generator(cfg.model):
+        built, prepared, prompts = build_language(cfg, store)
+        session = LanguageSession(cfg, resolved_config(cfg), built, prompts, prepared, folder, console)
+    else:
+        prepared = prepare_data(cfg, store, resolve_modalities(cfg, construct(cfg.data).spec()))
+        session = NetworkSession(cfg, resolved_config(cfg), prepared, folder, store, console)
+    timer = PhaseTimer()
+    meter = ThroughputMeter(timer, warmup=cfg.bench.warmup, steps=cfg.bench.steps)
+    session.measure_with(timer, meter)
+    return session, meter, prepared
 
 
 def measure(cfg: DictConfig, run_dir: Path, target: Path) -> dict[str, float]:
@@ -273,11 +275,10 @@ def measure(cfg: DictConfig, run_dir: Path, target: Path) -> dict[str, float]:
     cfg = measured_config(cfg)
     seed_everything(cfg)
     store = asset_store(cfg, RichProgress(console))
-    prepared = prepare_data(cfg, store, resolve_modalities(cfg, construct(cfg.data).spec()))
-    session = MeasuredSession(cfg, prepared, RunFolder(run_dir), store, console)
+    session, meter, prepared = measured_session(cfg, RunFolder(run_dir), store, console)
     with local_ranks(session.num_local_processes, run_dir, []):
         session.fit(None)
-        measured = session.meter.measured
+        measured = meter.measured
         if measured is None:
             raise UserError(
                 "the training ended before the measurement did", remedy="is there a training row, and no other limit?"

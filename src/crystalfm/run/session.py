@@ -24,9 +24,10 @@ class FittedModel:
     Attributes:
         predict: its predictions.
         num_epochs: completed epochs; 0 for models that have none.
-        train_seconds: time spent fitting.
+        train_seconds: time spent fitting, over all interruptions.
         validation: validation quantities of the chosen weights, such as ``{"loss": 0.02}``.
         peak_device_memory_gib: peak memory of the accelerator, where there is one.
+        earlier_seconds: part of ``train_seconds`` before this process went on.
     """
 
     predict: Predict
@@ -34,6 +35,7 @@ class FittedModel:
     train_seconds: float
     validation: dict[str, float] = field(default_factory=dict)
     peak_device_memory_gib: float | None = None
+    earlier_seconds: float = 0.0
 
 
 class Session(ABC):
@@ -67,9 +69,15 @@ class Session(ABC):
         """
 
 
-def outcome_arguments(fitted: FittedModel) -> dict[str, Any]:
-    """Return what ``report.summary.Outcome`` wants to know of a fitted model."""
+def outcome_arguments(fitted: FittedModel, seconds: float) -> dict[str, Any]:
+    """Return what ``report.summary.Outcome`` wants to know of a fitted model.
+
+    Args:
+        fitted: the model.
+        seconds: time since this process began to work.
+    """
     return {
+        "wall_time_seconds": seconds + fitted.earlier_seconds,
         "num_epochs": fitted.num_epochs,
         "train_time_seconds": fitted.train_seconds,
         "validation": fitted.validation,

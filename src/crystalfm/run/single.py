@@ -109,7 +109,7 @@ def fit_and_report(
         if is_child_rank():
             return {}
         results, uncertainty = report(work, Estimate(predicted), member=member)
-        outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
+        outcome = Outcome(**outcome_arguments(fitted, time.monotonic() - started))
         work.folder.write_summary(build_summary(facts, outcome, results, uncertainty=uncertainty))
         add_page(work.folder, work.prepared.table, work.console if member is None else None)
         metrics = final_metrics(results[0], fitted.validation)

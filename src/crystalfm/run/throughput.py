@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lightning import LightningModule, Trainer
 
-    from crystalfm.models.regression import RegressionModule
+    from crystalfm.models.trained import TrainedModule
 
 WAITING, FORWARD, BACKWARD, OPTIMIZER = "waiting", "forward", "backward", "optimizer"
 PHASES = (WAITING, FORWARD, BACKWARD, OPTIMIZER)
@@ -208,7 +208,8 @@ class ThroughputMeter(Callback):
         if self.measured is None:
             return
         context = trainer.precision_plugin.train_step_context
-        counted = [count_flops(pl_module, batch, context()) for batch in self._sample]
+        module = cast("TrainedModule", pl_module)
+        counted = [count_flops(module, batch, context()) for batch in self._sample]
         self.measured.flops = float(np.mean(counted)) * self.measured.num_batches
         self.measured.peak_flops = device_peak_flops(pl_module.device, str(trainer.precision))
         self._sample.clear()
@@ -236,25 +237,25 @@ def _loader_memory_gib() -> float:
 def count_tokens(batch: Mapping[str, Tensor]) -> Tensor:
     """Return (tokens, tokens with padding) over all modalities of a batch that are made of tokens: (2,) int64."""
     masks = [batch[key] for key in (batch_key(name, "mask") for name in MODALITIES) if key in batch]
+    masks += [batch[key] >= 0 for key in (batch_key(name, "segments") for name in MODALITIES) if key in batch]
     device = batch["row"].device
     real = torch.stack([mask.sum() for mask in masks]).sum() if masks else torch.zeros((), dtype=torch.int64)
     return torch.stack([real.to(device), torch.tensor(sum(mask.numel() for mask in masks), device=device)])
 
 
-def count_flops(module: LightningModule, batch: dict[str, Tensor], context: AbstractContextManager[Any]) -> int:
+def count_flops(module: TrainedModule, batch: dict[str, Tensor], context: AbstractContextManager[Any]) -> int:
     """Return the floating-point operations of the forward and backward pass of a batch.
 
     Matrix products, convolutions and attention are counted, a multiplication with an addition as two.
 
     Args:
-        module: a ``RegressionModule``.
+        module: the network that is trained.
         batch: a training batch on the module's device.
         context: precision of the training step.
     """
-    network = cast("RegressionModule", module)
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         with context:
-            loss, _ = network.loss(network(batch), batch)
+            loss = module.training_loss(batch)
         torch.autograd.backward(loss)
     return int(counter.get_total_flops())
 

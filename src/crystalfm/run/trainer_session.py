@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from lightning import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 
 from crystalfm.models.sharding import load_weights
 from crystalfm.models.trained import MONITORED
-from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal, StopPredictingOnSignal
+from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal, StopPredictingOnSignal, TrainingClock
 from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.folder import BEST_CHECKPOINT
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from lightning import LightningModule
     from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.profilers import Profiler
     from numpy.typing import NDArray
     from omegaconf import DictConfig
     from rich.console import Console
@@ -103,6 +104,7 @@ class TrainerSession(Session):
             save_weights_only=cfg.callbacks.ema_decay is None,
             enable_version_counter=False,
         )
+        self._clock = TrainingClock()
         self._trainer = self._build_trainer(console)
         parameters = list(module.parameters())
         self.num_parameters = sum(parameter.numel() for parameter in parameters)
@@ -117,14 +119,13 @@ class TrainerSession(Session):
             self._table.resume_from(int(read_checkpoint(resume_from)["global_step"]) - 1)
         if self._cfg.trainer.compile:
             self._trained.compile()
-        started = time.monotonic()
         self._trainer.fit(
             self._trained,
             datamodule=self._datamodule,
             ckpt_path=None if resume_from is None else str(resume_from),
             weights_only=True,
         )
-        seconds = time.monotonic() - started
+        seconds = self._clock.seconds
         validation = self._load_best()
         return FittedModel(
             predict=self._predict,
@@ -132,7 +133,17 @@ class TrainerSession(Session):
             train_seconds=seconds,
             validation=validation,
             peak_device_memory_gib=peak_device_memory_gib(),
+            earlier_seconds=self._clock.earlier_seconds,
         )
+
+    def measure_with(self, timer: Profiler, meter: Callback) -> None:
+        """Put a meter and its profiler in the place of what writes checkpoints or ends the training; then ``fit``."""
+        trainer: Any = self._trainer  # whose attributes Lightning sets where type checkers do not look
+        left_out = (Checkpoint, EarlyStopping, StopOnSignal)
+        kept = [callback for callback in trainer.callbacks if not isinstance(callback, left_out)]
+        # Ranks ask each other for signals at every step, which takes time; none is listened to here.
+        trainer.callbacks = [*kept, StopOnSignal(self._resume, signals=()), meter]
+        trainer.profiler = timer
 
     def _predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         return predict_rows(
@@ -150,7 +161,7 @@ class TrainerSession(Session):
 
     def _callbacks(self, console: Console) -> list[Callback]:
         settings = self._cfg.callbacks
-        callbacks: list[Callback] = [self._resume, self._best]
+        callbacks: list[Callback] = [self._resume, self._best, self._clock]
         if settings.ema_decay is not None:
             # About a hook that shares weights among processes: it does nothing without fsdp, with it there is no EMA.
             warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")

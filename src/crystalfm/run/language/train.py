@@ -72,7 +72,7 @@ def train_language(cfg: DictConfig, run_dir: Path, console: Console) -> dict[str
         if is_child_rank():
             return {}
         results = _report(work, predicted)
-        outcome = Outcome(wall_time_seconds=time.monotonic() - started, **outcome_arguments(fitted))
+        outcome = Outcome(**outcome_arguments(fitted, time.monotonic() - started))
         summary = build_summary(facts, outcome, [])
         summary["metrics"] = {name: likelihood.as_dict() for name, likelihood in results.items()}
         folder.write_summary(summary)
