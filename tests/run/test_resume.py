@@ -48,12 +48,24 @@ def test_the_time_of_all_parts_counts(make_config: MakeConfig, tmp_path: Path) -
     train(make_config(*EXTRA, "trainer.max_epochs=2"), folder)
     state = last_state(folder)
     own = json.loads((folder / "summary.json").read_text())["training"]["train_time_seconds"]
-    assert 0 < state["callbacks"]["TrainingClock"]["seconds"] <= own
-    state["callbacks"]["TrainingClock"]["seconds"] = 5000.0
+    elapsed = state["callbacks"]["Timer"]["time_elapsed"]
+    assert 0 < elapsed["train"] <= own
+    elapsed["train"] = 5000.0
     torch.save(state, folder / "checkpoints" / "last.ckpt")
     train(make_config(*EXTRA, f"ckpt={folder}"), folder)
     training = json.loads((folder / "summary.json").read_text())["training"]
     assert 5000 < training["train_time_seconds"] < training["wall_time_seconds"] < 5500
+
+
+def test_the_time_limit_counts_all_parts(make_config: MakeConfig, tmp_path: Path) -> None:
+    def epochs_after(*overrides: str) -> int:
+        train(make_config("trainer.max_epochs=300", *overrides), tmp_path / "run")
+        found: int = json.loads((tmp_path / "run" / "summary.json").read_text())["training"]["num_epochs"]
+        return found
+
+    stopped = epochs_after("trainer.max_minutes=0.02")
+    assert 0 < stopped < 300
+    assert epochs_after("trainer.max_minutes=0.02", f"ckpt={tmp_path / 'run'}") <= stopped + 1
 
 
 @pytest.mark.parametrize("steps", [[2], [8], [3, 9], [6], [0, 1, 17]])

@@ -1,10 +1,9 @@
-"""Callbacks of a run: stop on a loss that is not finite, stop cleanly on a signal, count the time."""
+"""Callbacks of a run: stop on a loss that is not finite, stop cleanly on a signal."""
 
 from __future__ import annotations
 
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,31 +39,6 @@ class TrainingInterruptedError(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
-
-
-class TrainingClock(Callback):
-    """Counts the seconds of a training over its interruptions; what came after the last checkpoint was lost with it."""
-
-    def __init__(self) -> None:
-        self.earlier_seconds = 0.0
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds up to now, those before the resume included."""
-        return self.earlier_seconds + time.monotonic() - self._started
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seconds so far."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's."""
-        self.earlier_seconds = float(state_dict["seconds"])
 
 
 class StopOnNonFiniteLoss(Callback):

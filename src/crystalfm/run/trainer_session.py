@@ -16,11 +16,12 @@ from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
+    Timer,
 )
 
 from crystalfm.models.sharding import load_weights
 from crystalfm.models.trained import MONITORED
-from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal, StopPredictingOnSignal, TrainingClock
+from crystalfm.run.callbacks import StopOnNonFiniteLoss, StopOnSignal, StopPredictingOnSignal
 from crystalfm.run.checkpoints.checkpointing import AtomicCheckpointIO, read_checkpoint
 from crystalfm.run.checkpoints.resume import ExactResume
 from crystalfm.run.folder import BEST_CHECKPOINT
@@ -104,7 +105,9 @@ class TrainerSession(Session):
             save_weights_only=cfg.callbacks.ema_decay is None,
             enable_version_counter=False,
         )
-        self._clock = TrainingClock()
+        # Counts over interruptions: its state is in the checkpoints.
+        limit = None if cfg.trainer.max_minutes is None else timedelta(minutes=cfg.trainer.max_minutes)
+        self._timer = Timer(limit, interval="step")
         self._trainer = self._build_trainer(console)
         parameters = list(module.parameters())
         self.num_parameters = sum(parameter.numel() for parameter in parameters)
@@ -125,15 +128,16 @@ class TrainerSession(Session):
             ckpt_path=None if resume_from is None else str(resume_from),
             weights_only=True,
         )
-        seconds = self._clock.seconds
         validation = self._load_best()
+        seconds, started, ended = self._timer.time_elapsed(), self._timer.start_time(), self._timer.end_time()
+        own_seconds = 0.0 if started is None or ended is None else ended - started
         return FittedModel(
             predict=self._predict,
             num_epochs=self._trainer.current_epoch,
             train_seconds=seconds,
             validation=validation,
             peak_device_memory_gib=peak_device_memory_gib(),
-            earlier_seconds=self._clock.earlier_seconds,
+            earlier_seconds=seconds - own_seconds,
         )
 
     def measure_with(self, timer: Profiler, meter: Callback) -> None:
@@ -161,7 +165,7 @@ class TrainerSession(Session):
 
     def _callbacks(self, console: Console) -> list[Callback]:
         settings = self._cfg.callbacks
-        callbacks: list[Callback] = [self._resume, self._best, self._clock]
+        callbacks: list[Callback] = [self._resume, self._best]
         if settings.ema_decay is not None:
             # About a hook that shares weights among processes: it does nothing without fsdp, with it there is no EMA.
             warnings.filterwarnings("ignore", message=".*WeightAveraging doesn't support sharding.*")
@@ -175,8 +179,8 @@ class TrainerSession(Session):
             callbacks.append(TrainingProgress(console))
         if self._loggers():
             callbacks.append(LearningRateMonitor())
-        # Last, so that it saves what every other callback has done at the end of the step.
-        return [*callbacks, StopOnSignal(self._resume)]
+        # The signal last, so that it saves what every other callback has done at the end of the step.
+        return [*callbacks, self._timer, StopOnSignal(self._resume)]
 
     def _loggers(self) -> list[Logger]:
         return build_loggers(self._cfg, self._folder, self._table)
@@ -188,7 +192,6 @@ class TrainerSession(Session):
             default_root_dir=self._folder.root,
             max_epochs=settings.max_epochs,
             max_steps=settings.max_steps,
-            max_time=None if settings.max_minutes is None else timedelta(minutes=settings.max_minutes),
             accumulate_grad_batches=settings.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             val_check_interval=settings.val_check_interval,
